@@ -1,0 +1,1 @@
+"""What the service is measured against: plain applications, written once, never tuned."""
