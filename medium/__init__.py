@@ -1,0 +1,1 @@
+"""Track 1: deploy the agent as a FastAPI service. Start with README.md."""

@@ -1,0 +1,1 @@
+"""The medium track's service: the agent behind async endpoints, streaming, with sessions."""

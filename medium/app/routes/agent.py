@@ -1,0 +1,59 @@
+"""The agent's endpoints, all under /api/v1."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+
+from shared.errors import UseStreamEndpoint
+from shared.models import (
+    QueryRequest,
+    QueryResponse,
+    SessionDeleted,
+    SessionInfo,
+    SessionList,
+)
+from shared.web.documentation import REQUEST_ERRORS, SESSION_ERRORS, STREAM_RESPONSES, TURN_ERRORS
+from shared.web.streaming import EventStream
+
+from ..dependencies import AgentServiceDep, OpenedStream
+
+router = APIRouter(prefix="/api/v1", tags=["agent"])
+
+
+@router.post("/query", responses=TURN_ERRORS)
+async def query(request: QueryRequest, service: AgentServiceDep) -> QueryResponse:
+    """Ask the agent, and wait for the whole answer."""
+    if request.stream:
+        raise UseStreamEndpoint
+    return await service.process_query(request.query, request.session_id, request.max_iterations)
+
+
+@router.post("/query/stream", response_class=EventStream, responses=STREAM_RESPONSES)
+async def query_stream(stream: OpenedStream) -> EventStream:
+    """Ask the agent, and read the answer while the model writes it."""
+    return stream
+
+
+@router.get("/session/{session_id}", responses=SESSION_ERRORS)
+async def get_session(
+    session_id: str, service: AgentServiceDep, include: Literal["messages"] | None = None
+) -> SessionInfo:
+    """What is known about a session; `?include=messages` adds the conversation."""
+    return await service.get_session_info(session_id, with_messages=include == "messages")
+
+
+@router.delete("/session/{session_id}", responses=SESSION_ERRORS)
+async def delete_session(session_id: str, service: AgentServiceDep) -> SessionDeleted:
+    """Delete a session and its conversation; a turn under way ends."""
+    await service.clear_session(session_id)
+    return SessionDeleted(message="Session deleted", session_id=session_id)
+
+
+@router.get("/sessions", responses=REQUEST_ERRORS)
+async def list_sessions(
+    service: AgentServiceDep,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")] = None,
+) -> SessionList:
+    """All sessions, newest activity first."""
+    return await service.list_sessions(limit, cursor)

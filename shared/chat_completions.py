@@ -1,0 +1,193 @@
+"""The wire under ChatOpenAI: OpenAI's chat-completions protocol over aiohttp, read strictly.
+
+Stands where ChatOpenAI expects the official client's `chat.completions` and gives it the same
+JSON, as dicts. Two reasons (docs/decisions/0002): the official client takes a stream that was cut
+for a finished one and waits out a Retry-After in silence; and building an object for every
+message sent and every token received is most of what a call costs.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
+from math import ceil
+from types import TracebackType
+from typing import Any, NoReturn, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import httpx2
+import orjson
+
+from shared.errors import ModelError, ModelUnavailable
+
+OPENAI_BASE_URL = "https://api.openai.com/v1"
+CONNECT_TIMEOUT = 5.0
+"""Seconds; the only timeout here. The turn has the deadline."""
+
+DEFAULT_RETRY_AFTER = 5
+LONGEST_RETRY_AFTER = 3600
+BUSY = {429, 503, 529}
+UNREADABLE = "Its answer was not in the protocol of OpenAI's chat completions, or was cut."
+
+Json = dict[str, Any]
+
+
+class ChatCompletions:
+    """One connection pool to one server. Opens nothing before the first call."""
+
+    def __init__(self, *, base_url: str | None, api_key: str) -> None:
+        self._url = f"{(base_url or OPENAI_BASE_URL).rstrip('/')}/chat/completions"
+        self._headers = {
+            "Authorization": f"Bearer {api_key}",
+            "Content-Type": "application/json",
+        }
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    @property
+    def with_raw_response(self) -> "WholeAnswers":
+        """The name under which ChatOpenAI asks for an answer in one piece."""
+        return WholeAnswers(self)
+
+    async def create(self, **payload: Any) -> "AnswerStream":
+        """The name under which ChatOpenAI asks for a stream."""
+        return AnswerStream(await self.post(payload))
+
+    async def post(self, payload: Json) -> aiohttp.ClientResponse:
+        """The response, once its status is 200. Raises ModelUnavailable or ModelError."""
+        try:
+            response = await self._open_session().post(
+                self._url, data=orjson.dumps(payload), headers=self._headers, allow_redirects=False
+            )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
+            raise ModelUnavailable(retry_after=DEFAULT_RETRY_AFTER, transient=True) from exc
+        except aiohttp.ClientError as exc:
+            raise ModelError("It hung up without an answer.", transient=True) from exc
+        if response.status != 200:
+            response.close()
+            refuse(response.status, response.headers.get("Retry-After"))
+        return response
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            secure = self._url.startswith("https:")
+            self._session = aiohttp.ClientSession(
+                # No limit: aiohttp's own of 100 would make the 101st stream wait unseen.
+                connector=aiohttp.TCPConnector(
+                    limit=0, ssl=httpx2.create_ssl_context() if secure else False
+                ),
+                timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT),
+                trust_env=not is_local(self._url),  # a proxy cannot reach this machine's loopback
+            )
+        return self._session
+
+
+class WholeAnswers:
+    """Answers in one piece."""
+
+    def __init__(self, completions: ChatCompletions) -> None:
+        self._completions = completions
+
+    async def create(self, **payload: Any) -> "WholeAnswer":
+        response = await self._completions.post(payload)
+        async with response:
+            try:
+                answer = orjson.loads(await response.read())
+            except (aiohttp.ClientError, orjson.JSONDecodeError) as exc:
+                raise ModelError(UNREADABLE) from exc
+        if not isinstance(answer, dict) or not answer.get("choices"):
+            raise ModelError(UNREADABLE)
+        return WholeAnswer(answer)
+
+
+class WholeAnswer:
+    """What ChatOpenAI unwraps with `parse()`."""
+
+    def __init__(self, answer: Json) -> None:
+        self.headers: dict[str, str] = {}
+        self._answer = answer
+
+    def parse(self) -> Json:
+        return self._answer
+
+
+class AnswerStream:
+    """The events of a streamed answer. Leaving it hangs up, which stops the model."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._response.close()
+
+    async def __aiter__(self) -> AsyncIterator[Json]:
+        """Raises ModelError for anything that is not a whole, well-formed stream."""
+        finished = False
+        try:
+            async for line in self._response.content:
+                data = line[5:].strip() if line.startswith(b"data:") else b""
+                if data == b"[DONE]":
+                    break
+                if data:
+                    event = orjson.loads(data)
+                    finished = finished or is_last(event)
+                    yield event
+        except (aiohttp.ClientError, orjson.JSONDecodeError, ValueError) as exc:
+            raise ModelError(UNREADABLE) from exc
+        if not finished:  # a clean end without a finish_reason is a cut all the same
+            raise ModelError("Its answer broke off.")
+
+
+def is_last(event: Any) -> bool:
+    """Whether the model says that its answer is whole. Raises ValueError for no event at all."""
+    if not isinstance(event, dict) or "error" in event or "choices" not in event:
+        raise ValueError("not a chat-completions event")
+    return any(choice.get("finish_reason") for choice in event["choices"])
+
+
+def refuse(status: int, retry_after: str | None) -> NoReturn:
+    """Raise what an upstream's status means. Its words are never passed on."""
+    if status in BUSY:
+        wait = seconds(retry_after)
+        raise ModelUnavailable(retry_after=wait or DEFAULT_RETRY_AFTER, transient=wait is None)
+    raise ModelError(f"It refused with status {status}.", transient=status >= 500)
+
+
+def seconds(retry_after: str | None) -> int | None:
+    """Whole seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
+    try:
+        wait = float(retry_after or "")
+    except ValueError:
+        try:
+            wait = (parsedate_to_datetime(retry_after or "") - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return min(max(ceil(wait), 1), LONGEST_RETRY_AFTER) if abs(wait) < float("inf") else None
+
+
+def is_local(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,173 @@
+"""The multi-agent graph: a supervisor answers, or first asks a researcher and an analyst.
+
+START -> supervisor -> END
+           |    ^
+           v    |
+    researcher, analyst    (side by side when the question has a part for each)
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar, cast
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+)
+from langchain_core.tools import BaseTool, tool
+from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import Overwrite, Send
+
+from shared.llm import ask, recent
+from shared.state import AgentState, TurnContext
+
+SUPERVISOR = """You are the supervisor of a team that answers questions on deploying AI agents.
+Answer greetings and small talk yourself. Ask the researcher for facts about the course's subject
+and the analyst for any arithmetic; ask both when a question has a part for each. When they have
+reported, answer the user from their reports and keep the sources they name."""
+RESEARCHER = """You are a researcher. Search the course handbook, then report what it says in a few
+sentences and name the page you used. If it says nothing on the matter, say so."""
+ANALYST = """You are an analyst. Work out every number with the calculator, never in your head, then
+report the result in one sentence."""
+
+OUT_OF_ITERATIONS = (
+    "I stopped before I had an answer: this question needs more model calls than max_iterations "
+    "allows. Ask something smaller, or allow more."
+)
+
+CLEARED = cast(list[BaseMessage], Overwrite([]))  # replaces the list where a list would add to it
+
+Input = TypeVar("Input", contravariant=True)
+Graph = CompiledStateGraph[AgentState, TurnContext, AgentState, AgentState]
+
+
+class Node(Protocol[Input]):
+    """A step of the graph; LangGraph passes the run's context as `runtime`."""
+
+    async def __call__(self, state: Input, *, runtime: Runtime[TurnContext]) -> dict[str, Any]: ...
+
+
+@tool
+def ask_researcher(task: str) -> str:
+    """Ask the researcher, who searches the course handbook. Give a self-contained question."""
+    raise NotImplementedError  # the graph hands over to the researcher instead
+
+
+@tool
+def ask_analyst(task: str) -> str:
+    """Ask the analyst, who calculates exactly. Give a self-contained arithmetic task."""
+    raise NotImplementedError  # the graph hands over to the analyst instead
+
+
+def build_graph(
+    llm: ChatOpenAI,
+    tools: Sequence[BaseTool],
+    checkpointer: BaseCheckpointSaver[Any] | None = None,
+) -> Graph:
+    """Wire the team. `tools` are the researcher's search and the analyst's calculator, in order."""
+    search, calculator = tools
+    graph = StateGraph(AgentState, context_schema=TurnContext)
+    graph.add_node("supervisor", supervisor(llm))
+    graph.add_node("researcher", specialist("researcher", RESEARCHER, llm, search))
+    graph.add_node("analyst", specialist("analyst", ANALYST, llm, calculator))
+    graph.add_edge(START, "supervisor")
+    graph.add_conditional_edges(
+        "supervisor", hand_over, ["researcher", "analyst", "supervisor", END]
+    )
+    graph.add_edge("researcher", "supervisor")
+    graph.add_edge("analyst", "supervisor")
+    return graph.compile(checkpointer=checkpointer)
+
+
+def supervisor(llm: ChatOpenAI) -> Node[AgentState]:
+    """Answers from the conversation and this turn's reports, or asks for reports."""
+    model = llm.bind_tools([ask_researcher, ask_analyst])
+
+    async def node(state: AgentState, *, runtime: Runtime[TurnContext]) -> dict[str, Any]:
+        turn = runtime.context
+        if turn.exhausted:
+            await turn.say("supervisor", OUT_OF_ITERATIONS)
+            return finish(state, OUT_OF_ITERATIONS, "max_iterations")
+        question = HumanMessage(state["query"])
+        conversation = [SystemMessage(SUPERVISOR), *recent(state["messages"]), question]
+        answer = await ask(model, [*conversation, *state["work"]], turn, "supervisor", aloud=True)
+        if not answer.tool_calls:
+            return finish(state, answer.text, answer.response_metadata["stopped"])
+        said = state["response"] + answer.text
+        if answer.text:  # some models think aloud before they call a tool
+            said += "\n\n"
+            await turn.say("supervisor", "\n\n")
+        for call in answer.tool_calls:
+            await turn.note_tool("supervisor", call["name"], call["args"])
+        lost = [unknown(call) for call in answer.tool_calls if not route(call)]
+        return {"response": said, "work": [answer, *lost]}
+
+    return node
+
+
+def specialist(name: str, prompt: str, llm: ChatOpenAI, its_tool: BaseTool) -> Node[ToolCall]:
+    """Works on one task with one tool until it can report."""
+    model = llm.bind_tools([its_tool])
+
+    async def node(state: ToolCall, *, runtime: Runtime[TurnContext]) -> dict[str, Any]:
+        turn = runtime.context
+        report = "No report: the allowance of model calls is used up."
+        messages: list[BaseMessage] = [SystemMessage(prompt), HumanMessage(state["args"]["task"])]
+        while not turn.exhausted:
+            answer = await ask(model, messages, turn, name)
+            if not answer.tool_calls:
+                report = answer.text
+                break
+            messages.append(answer)
+            for call in answer.tool_calls:
+                await turn.note_tool(name, call["name"], call["args"])
+                known = call["name"] == its_tool.name
+                messages.append(await its_tool.ainvoke(call) if known else unknown(call))
+        return {"work": [ToolMessage(report, tool_call_id=state["id"])]}
+
+    return node
+
+
+def new_turn(query: str) -> AgentState:
+    """The graph's input: a question, and nothing left over from an earlier turn."""
+    return AgentState(messages=[], query=query, response="", work=CLEARED, stopped=None)
+
+
+def finish(state: AgentState, text: str, stopped: str | None) -> dict[str, Any]:
+    """The turn is over: question and answer join the conversation together."""
+    response = state["response"] + text
+    return {
+        "messages": [HumanMessage(state["query"]), AIMessage(response)],
+        "response": response,
+        "work": CLEARED,
+        "stopped": stopped,
+    }
+
+
+def hand_over(state: AgentState) -> list[Send] | str:
+    """Who is next: the specialists just asked, the supervisor again, or nobody."""
+    if not state["work"]:
+        return END
+    asked = next(m for m in reversed(state["work"]) if isinstance(m, AIMessage)).tool_calls
+    return [Send(node, call) for call in asked if (node := route(call))] or "supervisor"
+
+
+def route(call: ToolCall) -> str | None:
+    """The specialist whom a tool call of the supervisor means; None if it means nobody."""
+    if not isinstance(call["args"].get("task"), str):
+        return None
+    return {"ask_researcher": "researcher", "ask_analyst": "analyst"}.get(call["name"])
+
+
+def unknown(call: ToolCall) -> ToolMessage:
+    """Every tool call needs an answer, or the model's API refuses the next request."""
+    return ToolMessage(
+        "There is no such tool, or its arguments are wrong.", tool_call_id=call["id"]
+    )

@@ -1,0 +1,66 @@
+"""`python -m shared.serve APP`: run an app here, with an offline model if there is no key.
+
+HOST and PORT say where, by default 127.0.0.1:8000. Ctrl-C stops everything that was started here.
+"""
+
+import os
+import socket
+import sys
+from contextlib import ExitStack
+
+import uvicorn
+from dotenv import dotenv_values
+
+from shared.offline_model import OfflineModel, Scenario
+
+TOKEN_DELAY = 0.03
+"""Seconds between the offline model's tokens: slow enough to see them come."""
+
+
+def main(app: str) -> None:
+    settings = {**dotenv_values(".env"), **os.environ}
+    host = settings.get("HOST") or "127.0.0.1"
+    port = as_port(settings.get("PORT") or "8000")
+    listener = listen(host, port)
+    with ExitStack() as stack:
+        if not settings.get("OPENAI_API_KEY") and not settings.get("OPENAI_BASE_URL"):
+            model = stack.enter_context(OfflineModel())
+            model.respond(Scenario(token_delay=TOKEN_DELAY))
+            os.environ["OPENAI_BASE_URL"] = model.base_url
+            print("No OPENAI_API_KEY: an offline model answers, from the course's handbook.")
+        print(greeting(host, listener.getsockname()[1]), flush=True)
+        uvicorn.Server(uvicorn.Config(app, access_log=True)).run(sockets=[listener])
+
+
+def as_port(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > 65535:
+        sys.exit(f"PORT must be a number from 0 to 65535, such as PORT=8001, not {text!r}.")
+    return int(text)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as exc:
+        sys.exit(
+            f"Cannot listen on {host}:{port} ({exc.strerror}): stop what is using it, "
+            f"or choose another port, such as PORT={port + 1 if port < 65535 else 8001}."
+        )
+
+
+def greeting(host: str, port: int) -> str:
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"""
+The agent is at {url}; its documentation is at {url}/docs, a page to try it at {url}/playground.
+In a second terminal:
+
+  curl -N {url}/api/v1/query/stream -H 'Content-Type: application/json' \\
+    -d '{{"query": "How do I stream tokens with FastAPI?"}}'
+
+Ctrl-C stops it.
+"""
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

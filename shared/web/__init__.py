@@ -1,0 +1,1 @@
+"""What both apps would otherwise write twice: the edge between HTTP and the service."""

@@ -1,0 +1,114 @@
+"""Start and stop: a refusal to start is one sentence, and a shutdown lets open answers end."""
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+
+from pydantic import ValidationError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.errors import ConfigurationError
+from shared.turns import Turns
+
+logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 5.0
+"""How long open answers may go on once the process has been told to stop."""
+
+LAST_SECONDS = 3.0
+"""How long after that a client that reads nothing may keep the process."""
+
+
+class PlainRefusal:
+    """Says in one sentence why the service does not start, where the default is a traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            return await self.app(scope, receive, send)
+        failure: Message | None = None
+
+        async def hold_failure(message: Message) -> None:
+            nonlocal failure
+            if message["type"] == "lifespan.startup.failed":
+                failure = message
+            else:
+                await send(message)
+
+        try:
+            return await self.app(scope, receive, hold_failure)
+        except (ConfigurationError, ValidationError) as exc:
+            await send({"type": "lifespan.startup.failed", "message": sentence(exc)})
+        except BaseException:
+            if failure is not None:
+                await send(failure)
+            raise
+
+
+def sentence(exc: ConfigurationError | ValidationError) -> str:
+    """What is wrong with which setting; never the value, which may be a secret."""
+    if isinstance(exc, ConfigurationError):
+        return str(exc)
+    faults = (f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors())
+    return f"The service does not start as configured: {'; '.join(faults)}."
+
+
+@asynccontextmanager
+async def ending_turns_at_shutdown(turns: Turns) -> AsyncIterator[None]:
+    """Drain the turns as soon as the process is told to stop.
+
+    uvicorn waits for open streams for ever, or cuts them without an event, and it runs the
+    lifespan's own shutdown only after that. So this listens to the signal, beside uvicorn.
+    """
+    loop = asyncio.get_running_loop()
+    leaving: list[asyncio.Task[None]] = []
+
+    def leave() -> None:
+        if not leaving:
+            leaving.append(loop.create_task(drain_and_leave(turns)))
+
+    with signals_also_call(lambda: loop.call_soon_threadsafe(leave)):
+        yield
+    for task in leaving:
+        task.cancel()
+
+
+async def drain_and_leave(turns: Turns) -> None:
+    """Cancelled by an orderly shutdown; otherwise the process ends here, by the same signal."""
+    await turns.drain(DRAIN_SECONDS)
+    await asyncio.sleep(LAST_SECONDS)
+    logger.warning("Some clients do not read what they asked for; leaving without them.")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def signals_also_call(listener: Callable[[], object]) -> Iterator[None]:
+    """Call the server's own handlers for SIGINT and SIGTERM, and then the listener.
+
+    Only where the server has handlers, and in the main thread: nowhere else can Python set them.
+    """
+    handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
+    if threading.current_thread() is threading.main_thread():
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            if callable(previous := signal.getsignal(sig)):
+                handlers[sig] = previous
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        handlers[number](number, frame)
+        listener()
+
+    for number in handlers:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
