@@ -20,10 +20,8 @@ HANDBOOK = Path(__file__).parent / "handbook"
 NOT_FOUND = "The handbook has nothing about that; other words may find more."
 SUMMARY = "Summary"  # the heading of what stands above a page's first section
 SUMMARY_BOOST = 1.3  # it answers most questions of the kind "how do I ...?"
-K1, B = (
-    1.2,
-    0.75,
-)  # BM25's usual constants: how soon repetition stops counting, how much length does
+K1 = 1.2  # BM25: the higher, the longer repetition of a word goes on counting
+B = 0.75  # BM25: how far a long passage needs more of a word, from 0 to 1
 MAX_PASSAGES = 3
 MAX_QUERY = 2000  # characters that are looked at, as many as a user may send
 
