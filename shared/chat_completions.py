@@ -28,7 +28,17 @@ CONNECT_TIMEOUT = 5.0
 DEFAULT_RETRY_AFTER = 5
 LONGEST_RETRY_AFTER = 3600
 BUSY = {429, 503, 529}
+LARGEST_ANSWER = 8 * 1024 * 1024
+"""Bytes of an answer in one piece; many times what is passed on of it."""
+
 UNREADABLE = "Its answer was not in the protocol of OpenAI's chat completions, or was cut."
+NOT_THE_PROTOCOL = (
+    aiohttp.ClientError,
+    aiohttp.http_exceptions.HttpProcessingError,  # such as a line without end
+    AttributeError,
+    TypeError,
+    ValueError,  # orjson's errors are such
+)
 
 Json = dict[str, Any]
 
@@ -104,11 +114,11 @@ class WholeAnswers:
         response = await self._completions.post(payload)
         async with response:
             try:
-                answer = orjson.loads(await response.read())
-            except (aiohttp.ClientError, orjson.JSONDecodeError) as exc:
+                answer = orjson.loads(await read(response))
+                if not answer.get("choices"):
+                    raise ValueError("an answer without a choice")
+            except NOT_THE_PROTOCOL as exc:
                 raise ModelError(UNREADABLE) from exc
-        if not isinstance(answer, dict) or not answer.get("choices"):
-            raise ModelError(UNREADABLE)
         return WholeAnswer(answer)
 
 
@@ -152,16 +162,26 @@ class AnswerStream:
                     event = orjson.loads(data)
                     finished = finished or is_last(event)
                     yield event
-        except (aiohttp.ClientError, orjson.JSONDecodeError, ValueError) as exc:
+        except NOT_THE_PROTOCOL as exc:
             raise ModelError(UNREADABLE) from exc
         if not finished:  # a clean end without a finish_reason is a cut all the same
             raise ModelError("Its answer broke off.")
 
 
-def is_last(event: Any) -> bool:
-    """Whether the model says that its answer is whole. Raises ValueError for no event at all."""
-    if not isinstance(event, dict) or "error" in event or "choices" not in event:
-        raise ValueError("not a chat-completions event")
+async def read(response: aiohttp.ClientResponse) -> bytes:
+    """The body. Raises ValueError past LARGEST_ANSWER."""
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > LARGEST_ANSWER:
+            raise ValueError("an answer without end")
+    return bytes(body)
+
+
+def is_last(event: Json) -> bool:
+    """Whether the model says that its answer is whole. Raises if this is no event of an answer."""
+    if "error" in event or "choices" not in event:
+        raise ValueError("not an event of an answer")
     return any(choice.get("finish_reason") for choice in event["choices"])
 
 

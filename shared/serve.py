@@ -13,7 +13,7 @@ from dotenv import dotenv_values
 
 from shared.offline_model import OfflineModel, Scenario
 
-TOKEN_DELAY = 0.03
+TOKEN_DELAY = 0.015
 """Seconds between the offline model's tokens: slow enough to see them come."""
 
 

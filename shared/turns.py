@@ -64,6 +64,10 @@ class Turn:
         self._ended_by = reason
         self._task.cancel()
 
+    @property
+    def working(self) -> bool:
+        return not self._task.done()
+
     async def over(self) -> None:
         """Wait until the work has stopped, however it stopped."""
         await asyncio.wait([self._task])
@@ -115,8 +119,8 @@ class Turns:
             self._open.discard(turn)
 
     async def end(self, session_id: str, reason: AgentError) -> None:
-        """End every turn of the session, running or waiting; none is left when this returns."""
-        while mine := [turn for turn in self._open if turn.session_id == session_id]:
+        """End every turn of the session, running or waiting; none is at work when this returns."""
+        while mine := [t for t in self._open if t.session_id == session_id and t.working]:
             await end_all(mine, reason)
 
     async def drain(self, grace: float) -> None:
