@@ -6,7 +6,7 @@ HOST and PORT say where, by default 127.0.0.1:8000. Ctrl-C stops everything that
 import os
 import socket
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import uvicorn
 from dotenv import dotenv_values
@@ -29,7 +29,8 @@ def main(app: str) -> None:
             os.environ["OPENAI_BASE_URL"] = model.base_url
             print("No OPENAI_API_KEY: an offline model answers, from the course's handbook.")
         print(greeting(host, listener.getsockname()[1]), flush=True)
-        uvicorn.Server(uvicorn.Config(app, access_log=True)).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has shut down
+            uvicorn.Server(uvicorn.Config(app)).run(sockets=[listener])
 
 
 def as_port(text: str) -> int:

@@ -598,7 +598,7 @@ def test_same_words_in_every_run() -> None:
     )
     run = subprocess.run(
         [sys.executable, "-c", script, query],
-        env={**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.getcwd(), "PYTHONUTF8": "1"},
+        env={**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(Path.cwd()), "PYTHONUTF8": "1"},
         capture_output=True,
         encoding="utf-8",
         check=True,

@@ -1,0 +1,41 @@
+# Two commands matter at first: make medium, then make test. `make` alone lists them all.
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+# Someone's packages from elsewhere would shadow the locked ones.
+unexport PYTHONHOME PYTHONPATH
+
+help: ## Print this list
+	@echo "usage: make TARGET"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+
+medium: ready-medium ## Run the medium service on port 8000, or on PORT=9000
+	@exec $(PY) -m shared.serve medium.app.main:app
+
+test: ready-all ## Run every test; ARGS="tests/docs -k link" goes on to pytest
+	@$(PY) -m pytest -n auto --dist loadfile $(ARGS)
+
+check: ready-all ## Check style, types, imports between packages, and the docs
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports --no-logo
+	@$(PY) -m scripts.check_docs
+
+format: ready-all ## Rewrite the code, and the code in the docs, in the project's style
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+bench: ready-all ## Compare the speed of the service with two baselines
+	@$(PY) -m bench $(ARGS)
+
+lock: ## Choose new versions of all packages; needs uv
+	@sh scripts/lock.sh
+
+clean: ## Remove the virtual environment and everything cached
+	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+ready-%:
+	@sh scripts/setup.sh $*
+
+.PHONY: help medium test check format bench lock clean
