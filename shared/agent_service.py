@@ -5,6 +5,7 @@ Path of a request: routes > AgentService > turns > graph > llm.
 
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from typing import Any, cast
 
 from langchain_core.messages import HumanMessage
@@ -86,9 +87,10 @@ class AgentService:
 
         told = False
         async with self.turns.open(session_id, work) as turn:
-            async for chunk in turn.chunks():
-                told = True
-                yield chunk
+            async with aclosing(turn.chunks()) as chunks:
+                async for chunk in chunks:
+                    told = True
+                    yield chunk
             try:
                 ending = {"stopped": (await turn.result())["stopped"]}
             except AgentError as exc:
@@ -127,7 +129,8 @@ class AgentService:
         """Delete the session; a turn under way ends. Raises SessionNotFound."""
         await self.sessions.get(session_id)
         await self.turns.end(session_id, SessionNotFound("The session was deleted."))
-        await self.sessions.delete(session_id)
+        with suppress(SessionNotFound):  # its only turn, which has ended, took it along
+            await self.sessions.delete(session_id)
 
     async def list_sessions(self, limit: int = 100, cursor: str | None = None) -> SessionList:
         """Newest activity first, a page at a time."""
@@ -137,10 +140,8 @@ class AgentService:
     async def _run_graph(self, turn: Turn, query: str, context: TurnContext) -> AgentState:
         config = thread(turn.session_id)
         config["recursion_limit"] = 3 * context.max_iterations + 10  # never the first to stop it
-        state = await self.graph.ainvoke(
-            new_turn(query), config, context=context, durability="exit"
-        )
-        return cast(AgentState, state)
+        state = self.graph.ainvoke(new_turn(query), config, context=context, durability="exit")
+        return cast(AgentState, await state)
 
 
 def thread(session_id: str) -> RunnableConfig:

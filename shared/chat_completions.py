@@ -6,34 +6,42 @@ for a finished one and waits out a Retry-After in silence; and building an objec
 message sent and every token received is most of what a call costs.
 """
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
+from itertools import count
 from math import ceil
 from types import TracebackType
 from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx2
 import orjson
 
-from shared.errors import ModelError, ModelUnavailable
+from shared.errors import ConfigurationError, ModelError, ModelUnavailable
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
+BASE_URL = re.compile(r"https?://(?:[^\s/?#@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:/[^\s?#]*)?")
 CONNECT_TIMEOUT = 5.0
 """Seconds; the only timeout here. The turn has the deadline."""
 
 DEFAULT_RETRY_AFTER = 5
 LONGEST_RETRY_AFTER = 3600
 BUSY = {429, 503, 529}
+LINGER = 0.5
+"""Seconds to listen for usage and the end of a stream, once the answer is whole."""
+
 LARGEST_ANSWER = 8 * 1024 * 1024
-"""Bytes of an answer in one piece; many times what is passed on of it."""
+"""Bytes of an answer in one piece, or of one event; many times what is passed on of it."""
 
 UNREADABLE = "Its answer was not in the protocol of OpenAI's chat completions, or was cut."
 NOT_THE_PROTOCOL = (
-    aiohttp.ClientError,
     aiohttp.http_exceptions.HttpProcessingError,  # such as a line without end
     AttributeError,
     TypeError,
@@ -44,11 +52,21 @@ Json = dict[str, Any]
 
 
 class ChatCompletions:
-    """One connection pool to one server. Opens nothing before the first call."""
+    """One connection pool to one server. Opens nothing before the first call.
+
+    Raises ConfigurationError if `base_url` is not an address of the form that it takes.
+    """
 
     def __init__(self, *, base_url: str | None, api_key: str) -> None:
-        self._url = f"{(base_url or OPENAI_BASE_URL).rstrip('/')}/chat/completions"
+        base_url = base_url or OPENAI_BASE_URL
+        if not BASE_URL.fullmatch(base_url):
+            raise ConfigurationError(
+                "OPENAI_BASE_URL must look like https://host:port/v1, "
+                "without a user, a query or a fragment."
+            )
+        self._url = f"{base_url.rstrip('/')}/chat/completions"
         self._headers = {
+            "Accept-Encoding": "identity",  # nothing that unpacks to more than it seems to be
             "Authorization": f"Bearer {api_key}",
             "Content-Type": "application/json",
         }
@@ -99,7 +117,8 @@ class ChatCompletions:
                     limit=0, ssl=httpx2.create_ssl_context() if secure else False
                 ),
                 timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT),
-                trust_env=not is_local(self._url),  # a proxy cannot reach this machine's loopback
+                proxy=proxy_for(self._url),
+                auto_decompress=False,
             )
         return self._session
 
@@ -117,6 +136,8 @@ class WholeAnswers:
                 answer = orjson.loads(await read(response))
                 if not answer.get("choices"):
                     raise ValueError("an answer without a choice")
+            except aiohttp.ClientError as exc:
+                raise ModelError("It hung up in its answer.", transient=True) from exc
             except NOT_THE_PROTOCOL as exc:
                 raise ModelError(UNREADABLE) from exc
         return WholeAnswer(answer)
@@ -138,6 +159,8 @@ class AnswerStream:
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
+        self._finished = False
+        """Whether a finish_reason has come: the answer is whole, its usage may follow."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -152,20 +175,48 @@ class AnswerStream:
 
     async def __aiter__(self) -> AsyncIterator[Json]:
         """Raises ModelError for anything that is not a whole, well-formed stream."""
-        finished = False
         try:
-            async for line in self._response.content:
-                data = line[5:].strip() if line.startswith(b"data:") else b""
-                if data == b"[DONE]":
-                    break
-                if data:
-                    event = orjson.loads(data)
-                    finished = finished or is_last(event)
-                    yield event
+            async for data in self._data():
+                event = orjson.loads(data)
+                self._finished = finishes(event) or self._finished
+                yield event
+        except aiohttp.ClientError as exc:
+            raise ModelError("It hung up in its answer.", transient=True) from exc
         except NOT_THE_PROTOCOL as exc:
             raise ModelError(UNREADABLE) from exc
-        if not finished:  # a clean end without a finish_reason is a cut all the same
+        if not self._finished:  # a clean end without a finish_reason is a cut all the same
             raise ModelError("Its answer broke off.")
+
+    async def _data(self) -> AsyncIterator[bytes]:
+        """What stands behind each `data:`, up to [DONE] or the end."""
+        for number in count(1):
+            if number % 64 == 0:
+                await asyncio.sleep(0)  # lines that are there already are read without a pause
+            line = await self._line()
+            data = line[5:].strip() if line.startswith(b"data:") else b""
+            if data == b"[DONE]":
+                await self._rest()
+            elif data:
+                yield data
+            if not line or data == b"[DONE]":
+                return
+
+    async def _line(self) -> bytes:
+        """The next line; empty at the end, or when nothing follows the answer's last word."""
+        reading = self._response.content.readline(max_line_length=LARGEST_ANSWER)
+        if not self._finished:
+            return await reading
+        try:
+            return await asyncio.wait_for(reading, LINGER)
+        except TimeoutError:
+            return b""
+
+    async def _rest(self) -> None:
+        """Read on to the end: only then can the next call have this connection."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while await self._response.content.readany():
+                    pass
 
 
 async def read(response: aiohttp.ClientResponse) -> bytes:
@@ -178,10 +229,12 @@ async def read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def is_last(event: Json) -> bool:
-    """Whether the model says that its answer is whole. Raises if this is no event of an answer."""
-    if "error" in event or "choices" not in event:
+def finishes(event: Json) -> bool:
+    """Whether this is the answer's last word. Raises if it is no event of an answer."""
+    if event.get("error") or "choices" not in event:
         raise ValueError("not an event of an answer")
+    for choice in event["choices"]:
+        choice["delta"] = choice.get("delta") or {}  # null on some servers' last event
     return any(choice.get("finish_reason") for choice in event["choices"])
 
 
@@ -200,14 +253,25 @@ def seconds(retry_after: str | None) -> int | None:
     except ValueError:
         try:
             wait = (parsedate_to_datetime(retry_after or "") - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
+        except (OverflowError, TypeError, ValueError):
             return None
     return min(max(ceil(wait), 1), LONGEST_RETRY_AFTER) if abs(wait) < float("inf") else None
 
 
-def is_local(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+def proxy_for(url: str) -> str | None:
+    """The environment's proxy for this address. None for this machine, where no proxy leads.
+
+    aiohttp's own `trust_env` reads ~/.netrc as well, and then refuses our key beside that one.
+    """
+    address = urlsplit(url)
+    host = address.hostname or ""
+    if host == "localhost" or is_loopback(host) or proxy_bypass(host):
+        return None
+    return getproxies().get(address.scheme)
+
+
+def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return False

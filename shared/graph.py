@@ -25,7 +25,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite, Send
 
-from shared.llm import ask, recent
+from shared.llm import MAX_ANSWER, ask, recent
 from shared.state import AgentState, TurnContext
 
 SUPERVISOR = """You are the supervisor of a team that answers questions on deploying AI agents.
@@ -91,23 +91,30 @@ def supervisor(llm: ChatOpenAI) -> Node[AgentState]:
     model = llm.bind_tools([ask_researcher, ask_analyst])
 
     async def node(state: AgentState, *, runtime: Runtime[TurnContext]) -> dict[str, Any]:
-        turn = runtime.context
+        turn, room = runtime.context, MAX_ANSWER - len(state["response"])
         if turn.exhausted:
-            await turn.say("supervisor", OUT_OF_ITERATIONS)
-            return finish(state, OUT_OF_ITERATIONS, "max_iterations")
-        question = HumanMessage(state["query"])
-        conversation = [SystemMessage(SUPERVISOR), *recent(state["messages"]), question]
-        answer = await ask(model, [*conversation, *state["work"]], turn, "supervisor", aloud=True)
+            await turn.say("supervisor", OUT_OF_ITERATIONS[:room])
+            return finish(state, OUT_OF_ITERATIONS[:room], "max_iterations")
+        if not room:
+            return finish(state, "", "max_length")
+        conversation = [
+            SystemMessage(SUPERVISOR),
+            *recent(state["messages"], beginning=HumanMessage),
+            HumanMessage(state["query"]),
+            *recent(state["work"], beginning=AIMessage),
+        ]
+        answer = await ask(model, conversation, turn, "supervisor", aloud=True, room=room)
         if not answer.tool_calls:
             return finish(state, answer.text, answer.response_metadata["stopped"])
-        said = state["response"] + answer.text
-        if answer.text:  # some models think aloud before they call a tool
-            said += "\n\n"
-            await turn.say("supervisor", "\n\n")
+        said = str(answer.text)
+        if said:  # some models think aloud before they call a tool
+            gap = "\n\n"[: room - len(said)]
+            await turn.say("supervisor", gap)
+            said += gap
         for call in answer.tool_calls:
             await turn.note_tool("supervisor", call["name"], call["args"])
         lost = [unknown(call) for call in answer.tool_calls if not route(call)]
-        return {"response": said, "work": [answer, *lost]}
+        return {"response": state["response"] + said, "work": [answer, *lost]}
 
     return node
 
@@ -118,18 +125,19 @@ def specialist(name: str, prompt: str, llm: ChatOpenAI, its_tool: BaseTool) -> N
 
     async def node(state: ToolCall, *, runtime: Runtime[TurnContext]) -> dict[str, Any]:
         turn = runtime.context
+        task = [SystemMessage(prompt), HumanMessage(state["args"]["task"])]
+        work: list[BaseMessage] = []
         report = "No report: the allowance of model calls is used up."
-        messages: list[BaseMessage] = [SystemMessage(prompt), HumanMessage(state["args"]["task"])]
         while not turn.exhausted:
-            answer = await ask(model, messages, turn, name)
+            answer = await ask(model, [*task, *recent(work, beginning=AIMessage)], turn, name)
             if not answer.tool_calls:
                 report = answer.text
                 break
-            messages.append(answer)
+            work.append(answer)
             for call in answer.tool_calls:
                 await turn.note_tool(name, call["name"], call["args"])
                 known = call["name"] == its_tool.name
-                messages.append(await its_tool.ainvoke(call) if known else unknown(call))
+                work.append(await its_tool.ainvoke(call) if known else unknown(call))
         return {"work": [ToolMessage(report, tool_call_id=state["id"])]}
 
     return node

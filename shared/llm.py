@@ -7,7 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
+import orjson
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.messages.tool import tool_call
 from langchain_core.runnables import Runnable
 from langchain_openai import ChatOpenAI
@@ -22,9 +24,14 @@ logger = logging.getLogger(__name__)
 MAX_ANSWER = 100_000
 """Characters; a longer answer is cut and says `stopped: "max_length"`."""
 
-HISTORY_MESSAGES = 20
-HISTORY_CHARACTERS = 12_000
-"""What is sent of a conversation: about 3,000 tokens at four characters each, whole turns only."""
+MAX_ARGUMENTS = 20_000
+"""Characters of tool calls in one answer, each piece of a stream counting as one at least."""
+
+MAX_TOOL_CALLS = 16
+
+RECENT_CHARACTERS = 12_000
+RECENT_MESSAGES = 20
+"""What is sent of a conversation, and again of a turn's work: about 3,000 tokens each."""
 
 RETRY_PAUSES = (0.2, 0.8)
 """Seconds before the second and the third attempt; up to a quarter more is added by chance."""
@@ -67,16 +74,38 @@ async def open_llm(
         )
 
 
-def recent(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """The newest whole turns (a question and its answer each) that may be sent, oldest first."""
-    start, left = len(messages), HISTORY_CHARACTERS
-    oldest = max(0, len(messages) - HISTORY_MESSAGES)
-    while start > oldest:
-        left -= sum(len(message.text) for message in messages[start - 2 : start])
-        if left < 0:
-            break
-        start -= 2
-    return list(messages[start:])
+def recent(messages: Sequence[BaseMessage], beginning: type[BaseMessage]) -> list[BaseMessage]:
+    """The newest exchanges that may be sent, oldest first; each starts with a `beginning`.
+
+    An exchange is kept whole or left out: a tool call needs its result. The newest one is always
+    kept, its texts cut if need be.
+    """
+    kept: list[BaseMessage] = []
+    exchange: list[BaseMessage] = []
+    for message in reversed(messages):
+        exchange.insert(0, message)
+        if isinstance(message, beginning):
+            if kept and not fits([*exchange, *kept]):
+                break
+            kept = [*exchange, *kept]
+            exchange = []
+    if fits(kept):
+        return kept
+    share = RECENT_CHARACTERS // len(kept)
+    return [message.model_copy(update={"content": message.text[:share]}) for message in kept]
+
+
+def fits(messages: Sequence[BaseMessage]) -> bool:
+    calls = (
+        call
+        for message in messages
+        if isinstance(message, AIMessage)
+        for call in message.tool_calls
+    )
+    size = sum(len(message.text) for message in messages) + sum(
+        len(str(call["args"])) for call in calls
+    )
+    return len(messages) <= RECENT_MESSAGES and size <= RECENT_CHARACTERS
 
 
 async def ask(
@@ -86,10 +115,12 @@ async def ask(
     agent: str,
     *,
     aloud: bool = False,
+    room: int = MAX_ANSWER,
 ) -> AIMessage:
     """Call the model once: one iteration, with at most two repeated attempts.
 
-    With `aloud`, the text goes to the reader as it comes, if there is one. Raises
+    With `aloud`, the text goes to the reader as it comes, if there is one. It is cut at `room`
+    characters. Raises
     ModelUnavailable or ModelError; the deadline is the caller's. An attempt is repeated only when
     that may help, while none of its text has been told, and never when the upstream has said when
     to come back.
@@ -105,10 +136,10 @@ async def ask(
     for pause in (*RETRY_PAUSES, None):
         try:
             if aloud and turn.emit:
-                answer = await streamed(model, messages, tell)
+                answer = await streamed(model, messages, tell, room)
             else:
                 answer = await model.ainvoke(messages)
-            return checked(answer, turn)
+            return checked(answer, turn, room)
         except UNREADABLE as exc:
             logger.warning("The model's answer cannot be read: %s", type(exc).__name__)
             raise ModelError("Its answer could not be read.") from exc
@@ -123,39 +154,45 @@ async def streamed(
     model: Model,
     messages: Sequence[BaseMessage],
     tell: Callable[[str], Awaitable[None]],
+    room: int,
 ) -> AIMessage:
-    """The whole answer, after each piece of its text has been told."""
-    text, length = [], 0
-    rest = AIMessageChunk(content="")  # tool calls, finish reason and usage
+    """The whole answer, after each piece of its text has been told, up to `room` characters."""
+    text: list[str] = []
+    calls: list[AIMessageChunk] = []
+    arguments = 0
+    usage, reason = None, None
     stream = cast(AsyncGenerator[AIMessageChunk, None], model.astream(messages))
     async with aclosing(stream) as chunks:
         async for chunk in chunks:
-            if piece := chunk.text[: MAX_ANSWER - length]:
+            usage = chunk.usage_metadata or usage  # some servers count up with every chunk
+            reason = chunk.response_metadata.get("finish_reason") or reason
+            if piece := chunk.text[:room]:
                 text.append(piece)
-                length += len(piece)
+                room -= len(piece)
                 await tell(piece)
             if len(piece) < len(chunk.text):
-                rest.response_metadata["finish_reason"] = "length"
+                reason = "length"
                 break  # leaving the stream stops the model
-            if chunk.tool_call_chunks or chunk.usage_metadata or ends(chunk):
-                rest += chunk.model_copy(update={"content": ""})
+            if chunk.tool_call_chunks:
+                calls.append(AIMessageChunk(content="", tool_call_chunks=chunk.tool_call_chunks))
+                arguments += sum(len(call["args"] or " ") for call in chunk.tool_call_chunks)
+                if arguments > MAX_ARGUMENTS:
+                    raise ModelError("Its tool calls have no end.")
+    called = add_ai_message_chunks(AIMessageChunk(content=""), *calls)
     return AIMessage(
         "".join(text),
-        tool_calls=rest.tool_calls,
-        invalid_tool_calls=rest.invalid_tool_calls,
-        usage_metadata=rest.usage_metadata,
-        response_metadata=rest.response_metadata,
+        tool_calls=called.tool_calls,
+        invalid_tool_calls=called.invalid_tool_calls,
+        usage_metadata=usage,
+        response_metadata={"finish_reason": reason},
     )
 
 
-def ends(chunk: AIMessageChunk) -> bool:
-    return "finish_reason" in chunk.response_metadata
-
-
-def checked(answer: AIMessage, turn: TurnContext) -> AIMessage:
+def checked(answer: AIMessage, turn: TurnContext, room: int) -> AIMessage:
     """The answer as the graph may use it: never empty, never too long, every tool call answerable.
 
-    `response_metadata["stopped"]` is "max_length" when it was cut here or by the model's own limit.
+    `response_metadata["stopped"]` says why it is not whole: "max_length" when it was cut, here or
+    by the model's own limit, or "content_filter".
     """
     if usage := answer.usage_metadata:
         turn.count_tokens(usage["total_tokens"])
@@ -165,11 +202,25 @@ def checked(answer: AIMessage, turn: TurnContext) -> AIMessage:
         for call in answer.invalid_tool_calls
     ]
     text, reason = answer.text, answer.response_metadata.get("finish_reason")
-    if not reason or not (text or calls):  # cut short, or empty
+    if not reason or not (text or calls):
         raise ModelError("Its answer was empty, or broke off.")
-    cut = len(text) > MAX_ANSWER or reason == "length"
+    if len(calls) > MAX_TOOL_CALLS:
+        raise ModelError("It called too many tools at once.")
+    stopped = {"length": "max_length", "content_filter": "content_filter"}.get(reason)
     return AIMessage(
-        text[:MAX_ANSWER],
-        tool_calls=[{**call, "id": call["id"] or f"call_{n}"} for n, call in enumerate(calls)],
-        response_metadata={"stopped": "max_length" if cut else None},
+        text[:room],
+        tool_calls=[
+            {**call, "args": sendable(call["args"]), "id": call["id"] or f"call_{number}"}
+            for number, call in enumerate(calls)
+        ],
+        response_metadata={"stopped": "max_length" if len(text) > room else stopped},
     )
+
+
+def sendable(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, or none if JSON has no words for them: lone surrogates, endless nesting."""
+    try:
+        orjson.dumps(arguments)
+    except TypeError:
+        return {}
+    return arguments

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -17,10 +18,8 @@ from langgraph.checkpoint.base import (
     copy_checkpoint,
 )
 
-from shared.errors import Overloaded, SessionBusy, SessionNotFound
+from shared.errors import SessionBusy, SessionNotFound
 from shared.ports import Session, SessionPage
-
-EVICTION_RETRY_AFTER = 5
 
 
 class LatestCheckpoints(BaseCheckpointSaver[int]):
@@ -80,6 +79,9 @@ class Record:
     turns: int = 0
     """Turns that hold the lock or wait for it."""
 
+    proven: bool = False
+    """Whether a turn of it has ever gone well."""
+
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
@@ -94,9 +96,10 @@ async def acquire(lock: asyncio.Lock, wait: float) -> None:
 
 
 class MemorySessions:
-    """A SessionStore of at most `limit` sessions; the longest idle makes room for a new one.
+    """A SessionStore of `limit` sessions; the longest idle makes room for a new one.
 
-    Any well-formed id starts a session: whoever knows an id may use it.
+    Any well-formed id starts a session: whoever knows an id may use it. A session is one of the
+    `limit` once a turn of it has gone well, so that failing turns push nobody out.
     """
 
     def __init__(
@@ -110,37 +113,42 @@ class MemorySessions:
         self._limit = limit
         self._clock = clock
         self._activities = 0
+        self._proven = 0
         self._records: dict[str, Record] = {}  # longest idle first
 
     @asynccontextmanager
     async def turn(self, session_id: str, *, wait: float) -> AsyncIterator[Session]:
-        record = self._records.get(session_id) or await self._make(session_id)
+        record = self._records.get(session_id) or self._make(session_id)
         record.turns += 1
+        self._touch(record)
         try:
-            self._touch(record)
             await acquire(record.lock, wait)
             try:
                 yield record.session
-                self._touch(record)
+                self._prove(record)
             finally:
                 record.lock.release()
         finally:
             record.turns -= 1
+            self._touch(record)
+            await self._settle(record)
 
     async def get(self, session_id: str) -> Session:
         return self._find(session_id).session
 
     async def delete(self, session_id: str) -> None:
-        self._find(session_id)
-        del self._records[session_id]
-        await self._checkpointer.adelete_thread(session_id)
+        await self._forget(self._find(session_id))
 
     async def page(self, *, limit: int, cursor: str | None = None) -> SessionPage:
         before = self._activities + 1 if cursor is None else int(cursor)
-        older = [r for r in reversed(self._records.values()) if r.activity < before]
-        ids = [record.session.id for record in older[:limit]]
-        following = str(older[limit - 1].activity) if len(older) > limit else None
-        return SessionPage(ids, len(self._records), following)
+        older = (r for r in reversed(self._records.values()) if r.activity < before)
+        page = list(islice(older, limit))
+        more = next(older, None) is not None
+        return SessionPage(
+            ids=[record.session.id for record in page],
+            count=len(self._records),
+            next_cursor=str(page[-1].activity) if more else None,
+        )
 
     def _find(self, session_id: str) -> Record:
         try:
@@ -148,19 +156,31 @@ class MemorySessions:
         except KeyError:
             raise SessionNotFound from None
 
-    async def _make(self, session_id: str) -> Record:
-        """A new session, in the place of the longest idle one when all places are taken."""
-        evicted = None
-        if len(self._records) >= self._limit:
-            evicted = next((id_ for id_, r in self._records.items() if not r.turns), None)
-            if evicted is None:
-                raise Overloaded(retry_after=EVICTION_RETRY_AFTER)
-            del self._records[evicted]
+    def _make(self, session_id: str) -> Record:
         now = self._clock()
         record = self._records[session_id] = Record(Session(session_id, now, now))
-        if evicted is not None:
-            await self._checkpointer.adelete_thread(evicted)
         return record
+
+    def _prove(self, record: Record) -> None:
+        if not record.proven and self._records.get(record.session.id) is record:
+            record.proven = True
+            self._proven += 1
+
+    async def _settle(self, record: Record) -> None:
+        """After a turn: forget a session that never had a good one, and make room if need be."""
+        if not record.proven and not record.turns:
+            await self._forget(record)
+        if self._proven > self._limit:
+            others = (r for r in self._records.values() if r is not record and not r.turns)
+            if longest_idle := next(others, None):
+                await self._forget(longest_idle)
+
+    async def _forget(self, record: Record) -> None:
+        session_id = record.session.id
+        if self._records.get(session_id) is record:
+            del self._records[session_id]
+            self._proven -= record.proven
+            await self._checkpointer.adelete_thread(session_id)
 
     def _touch(self, record: Record) -> None:
         session_id = record.session.id

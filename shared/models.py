@@ -163,7 +163,7 @@ class SessionList(BaseModel):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"sessions": ["my-first-session"], "count": 1, "next_cursor": None}]
+            "examples": [{"sessions": ["my-first-session"], "count": 2, "next_cursor": "17"}]
         }
     )
 

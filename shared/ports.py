@@ -29,8 +29,8 @@ class SessionStore(Protocol):
     def turn(self, session_id: str, *, wait: float) -> AbstractAsyncContextManager[Session]:
         """Hold the session's turn, after all that asked for it earlier; makes the session if new.
 
-        Activity is noted at both ends. A waiter that is cancelled gives up its place. Raises
-        SessionBusy after `wait` seconds, Overloaded when there is no room for another session.
+        A new one is forgotten again if the block fails. Activity is noted at both ends. A waiter
+        that is cancelled gives up its place. Raises SessionBusy after `wait` seconds.
         """
 
     async def get(self, session_id: str) -> Session:

@@ -7,18 +7,24 @@ import os
 import socket
 import sys
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import uvicorn
 from dotenv import dotenv_values
 
 from shared.offline_model import OfflineModel, Scenario
 
+ENV_FILE = Path(__file__).parents[1] / ".env"  # where the apps look for it, too
+
 TOKEN_DELAY = 0.015
 """Seconds between the offline model's tokens: slow enough to see them come."""
 
 
-def main(app: str) -> None:
-    settings = {**dotenv_values(".env"), **os.environ}
+def main(arguments: list[str]) -> None:
+    if len(arguments) != 1:
+        sys.exit("Name the app to serve: python -m shared.serve medium.app.main:app")
+    given = {name: value for name, value in os.environ.items() if value}
+    settings = {**dotenv_values(ENV_FILE), **given}
     host = settings.get("HOST") or "127.0.0.1"
     port = as_port(settings.get("PORT") or "8000")
     listener = listen(host, port)
@@ -28,9 +34,9 @@ def main(app: str) -> None:
             model.respond(Scenario(token_delay=TOKEN_DELAY))
             os.environ["OPENAI_BASE_URL"] = model.base_url
             print("No OPENAI_API_KEY: an offline model answers, from the course's handbook.")
-        print(greeting(host, listener.getsockname()[1]), flush=True)
+        port = listener.getsockname()[1]  # the one that the system chose, if it was to choose
         with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has shut down
-            uvicorn.Server(uvicorn.Config(app)).run(sockets=[listener])
+            Server(uvicorn.Config(arguments[0]), greeting(host, port)).run(sockets=[listener])
 
 
 def as_port(text: str) -> int:
@@ -63,5 +69,18 @@ Ctrl-C stops it.
 """
 
 
+class Server(uvicorn.Server):
+    """Says where it is, once it is there."""
+
+    def __init__(self, config: uvicorn.Config, greeting: str) -> None:
+        super().__init__(config)
+        self._greeting = greeting
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(self._greeting, flush=True)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

@@ -58,7 +58,7 @@ class TurnContext:
         await self.say(agent, "", tool={"name": name, "arguments": arguments})
 
     def count_tokens(self, total: int) -> None:
-        self.tokens_used = (self.tokens_used or 0) + total
+        self.tokens_used = (self.tokens_used or 0) + max(total, 0)
 
     def summary(self) -> dict[str, Any]:
         """What a client is told of every turn, beside the answer."""

@@ -115,3 +115,8 @@ def _words(text: str) -> list[str]:
     words = (word for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS)
     stems = (_SUFFIX.sub(r"\1", word) for word in words)
     return [re.sub(r"y$", "i", re.sub(r"([^aeiou])\1$", r"\1", stem)) for stem in stems]
+
+
+# A model that calls a tool with the wrong arguments is told so, like of any other mistake.
+for _tool in (search_handbook, calculate):
+    _tool.handle_validation_error = "The arguments are wrong; see the tool's description."

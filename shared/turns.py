@@ -6,12 +6,12 @@ nodes. Cancelling the task that runs them does, and with them the call to the mo
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
-from shared.errors import AgentError, ModelTimeout, Overloaded, SessionNotFound
+from shared.errors import AgentError, ModelTimeout, Overloaded
 from shared.models import StreamChunk
 from shared.ports import SessionStore
 
@@ -20,27 +20,29 @@ logger = logging.getLogger(__name__)
 READ_AHEAD = 64
 """Chunks that may wait for a slow reader; after that the model waits, too."""
 
+NOT_READ = "The model had more to say, but the answer was not read in time."
+
 
 class Turn:
     """One question on its way to an answer. Made by `Turns.open`."""
 
     def __init__(self, session_id: str | None) -> None:
         self.session_id = session_id or str(uuid4())
-        self.known = session_id is not None
-        """Whether the client knows the session's id, from before or from the first chunk."""
+        self.blocked = False
+        """Whether the work waits for the reader."""
 
-        self._task: asyncio.Task[Any]
         self._chunks: asyncio.Queue[StreamChunk | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(READ_AHEAD)
         self._ended_by: AgentError | None = None
 
     async def emit(self, text: str, metadata: dict[str, Any]) -> None:
         """Pass a piece on; waits while the reader is READ_AHEAD pieces behind."""
+        self.blocked = True
         await self._room.acquire()
-        self.known = True
+        self.blocked = False
         self._chunks.put_nowait(StreamChunk(chunk=text, metadata=metadata))
 
-    async def chunks(self) -> AsyncIterator[StreamChunk]:
+    async def chunks(self) -> AsyncGenerator[StreamChunk, None]:
         """What is emitted, as it is emitted, until the work is over, well or not."""
         while (chunk := await self._chunks.get()) is not None:
             self._room.release()
@@ -62,26 +64,29 @@ class Turn:
     def end(self, reason: AgentError) -> None:
         """Stop the work; `result` raises the reason."""
         self._ended_by = reason
-        self._task.cancel()
-
-    @property
-    def working(self) -> bool:
-        return not self._task.done()
+        self._stop()
 
     async def over(self) -> None:
         """Wait until the work has stopped, however it stopped."""
         await asyncio.wait([self._task])
 
     @asynccontextmanager
-    async def running(self, work: Awaitable[Any]) -> AsyncIterator[None]:
+    async def running(
+        self, work: Coroutine[Any, Any, Any], when_over: Callable[["Turn"], object]
+    ) -> AsyncIterator[None]:
         """Run the work while the block lasts; leaving the block stops it."""
-        self._task = asyncio.ensure_future(work)
+        self._task = asyncio.create_task(work)
         self._task.add_done_callback(self._finish)
+        self._task.add_done_callback(lambda _: when_over(self))
         try:
             yield
         finally:
-            self._task.cancel()
+            self._stop()
             await self.over()
+
+    def _stop(self) -> None:
+        if not self._task.cancelling():  # a second time would cut its clean-up short
+            self._task.cancel()
 
     def _finish(self, task: asyncio.Task[Any]) -> None:
         self._chunks.put_nowait(None)
@@ -96,7 +101,7 @@ class Turns:
         self._sessions = sessions
         self._timeout = timeout
         self._wait = wait
-        self._open: set[Turn] = set()
+        self._at_work: set[Turn] = set()
         self._draining = False
 
     @asynccontextmanager
@@ -111,16 +116,14 @@ class Turns:
         if self._draining:
             raise shutting_down()
         turn = Turn(session_id)
-        self._open.add(turn)
-        try:
-            async with turn.running(self._in_order(turn, work)):
-                yield turn
-        finally:
-            self._open.discard(turn)
+        self._at_work.add(turn)
+        # It is at work until its task is over, which can be after its reader has gone.
+        async with turn.running(self._in_order(turn, work), self._at_work.discard):
+            yield turn
 
     async def end(self, session_id: str, reason: AgentError) -> None:
         """End every turn of the session, running or waiting; none is at work when this returns."""
-        while mine := [t for t in self._open if t.session_id == session_id and t.working]:
+        while mine := [turn for turn in self._at_work if turn.session_id == session_id]:
             await end_all(mine, reason)
 
     async def drain(self, grace: float) -> None:
@@ -128,23 +131,17 @@ class Turns:
         self._draining = True
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                for turn in list(self._open):
+                for turn in list(self._at_work):
                     await turn.over()
-        await end_all(list(self._open), shutting_down())
+        await end_all(list(self._at_work), shutting_down())
 
     async def _in_order(self, turn: Turn, work: Callable[[Turn], Awaitable[Any]]) -> Any:
-        try:
-            async with self._sessions.turn(turn.session_id, wait=self._wait):
-                try:
-                    async with asyncio.timeout(self._timeout):
-                        return await work(turn)
-                except TimeoutError:
-                    raise ModelTimeout from None
-        except BaseException:
-            if not turn.known:  # a session that nobody can ever ask for
-                with suppress(SessionNotFound):
-                    await self._sessions.delete(turn.session_id)
-            raise
+        async with self._sessions.turn(turn.session_id, wait=self._wait):
+            try:
+                async with asyncio.timeout(self._timeout):
+                    return await work(turn)
+            except TimeoutError:
+                raise ModelTimeout(NOT_READ if turn.blocked else None) from None
 
 
 async def end_all(turns: list[Turn], reason: AgentError) -> None:

@@ -46,7 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             async with ending_turns_at_shutdown(service.turns):
                 yield
 
-    app = FastAPI(title=TITLE, version=VERSION, lifespan=lifespan)
+    app = FastAPI(title=TITLE, version=VERSION, lifespan=lifespan, redirect_slashes=False)
     add_edge(app)
     app.include_router(agent.router)
     app.include_router(playground)

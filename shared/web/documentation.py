@@ -69,24 +69,25 @@ def events(*chunks: StreamChunk) -> dict[str, str]:
     return {"value": b"".join(map(as_event, chunks)).decode()}
 
 
+_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": StreamChunk.model_json_schema(),
+        }
+    },
+}
 STREAM_RESPONSES: Responses = {
     200: {
         "description": "Server-sent events: each `data:` holds a StreamChunk as JSON. Only the "
         "last has `done: true`; if the answer failed on its way, its `metadata.error` says how.",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
-                "itemSchema": {  # OpenAPI 3.2's place for the schema of one event
-                    "type": "object",
-                    "required": ["data"],
-                    "properties": {
-                        "data": {
-                            "type": "string",
-                            "contentMediaType": "application/json",
-                            "contentSchema": StreamChunk.model_json_schema(),
-                        }
-                    },
-                },
+                "schema": {"type": "array", "items": _EVENT},
+                "itemSchema": _EVENT,  # the same, as OpenAPI 3.2 says it
                 "examples": {
                     "answered": events(
                         *_BEGINNING, StreamChunk(done=True, chunk="", metadata=_LAST)

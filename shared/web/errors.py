@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import AgentError
@@ -40,12 +41,23 @@ async def on_validation_error(_: Request, exc: RequestValidationError) -> JSONRe
     return as_json(422, VALIDATION.model_copy(update={"detail": detail}))
 
 
-async def on_http_exception(_: Request, exc: HTTPException) -> JSONResponse:
+async def on_http_exception(request: Request, exc: HTTPException) -> JSONResponse:
     """What the framework refuses by itself: 404, 405, 413, and bodies that it cannot read."""
     if exc.status_code == 400:  # FastAPI's word for a body that no JSON parser gets through
         return as_json(422, VALIDATION.model_copy(update={"detail": "body: not readable JSON"}))
+    headers = {"Allow": allowed(request)} if exc.status_code == 405 else exc.headers
     refused = ErrorResponse(error="The request was refused.", code=f"http_{exc.status_code}")
-    return as_json(exc.status_code, BY_STATUS.get(exc.status_code, refused), exc.headers)
+    return as_json(exc.status_code, BY_STATUS.get(exc.status_code, refused), headers)
+
+
+def allowed(request: Request) -> str:
+    """Every method of the path; Starlette names those of the first route that has it."""
+    routes, scope = request.app.routes, request.scope
+    return ", ".join(
+        method
+        for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+        if any(r.matches({**scope, "method": method})[0] is Match.FULL for r in routes)
+    )
 
 
 def complaint(error: dict[str, Any]) -> str:
@@ -65,7 +77,7 @@ def as_json(status: int, body: ErrorResponse, headers: Any = None) -> JSONRespon
 
 
 class ErrorBoundary:
-    """Outside of all else: an exception that nobody foresaw becomes a 500, told to the log alone.
+    """An exception that nobody foresaw becomes a 500, told to the log alone.
 
     Starlette would answer it outside of every middleware, without any of our headers.
     """

@@ -21,7 +21,7 @@ DRAIN_SECONDS = 5.0
 """How long open answers may go on once the process has been told to stop."""
 
 LAST_SECONDS = 3.0
-"""How long after that a client that reads nothing may keep the process."""
+"""How long after that a client that neither reads nor finishes may keep the process."""
 
 
 class PlainRefusal:
@@ -84,7 +84,7 @@ async def drain_and_leave(turns: Turns) -> None:
     """Cancelled by an orderly shutdown; otherwise the process ends here, by the same signal."""
     await turns.drain(DRAIN_SECONDS)
     await asyncio.sleep(LAST_SECONDS)
-    logger.warning("Some clients do not read what they asked for; leaving without them.")
+    logger.warning("Some clients neither read nor finish what they began; leaving without them.")
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -99,6 +99,7 @@ class Watch:
         self._send = send
         self._gone = asyncio.Event()
         self._answered = False
+        self._request = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
 
     async def receive(self) -> Message:
@@ -111,7 +112,7 @@ class Watch:
         return message
 
     async def send(self, message: Message) -> None:
-        self._answered = message["type"] == "http.response.body" and not message.get("more_body")
+        self._answered |= message["type"] == "http.response.body" and not message.get("more_body")
         await self._send(message)
 
     async def _wait(self) -> None:
@@ -122,7 +123,6 @@ class Watch:
             self._request.cancel()
 
     async def __aenter__(self) -> Self:
-        self._request = asyncio.current_task()
         return self
 
     async def __aexit__(

@@ -21,10 +21,10 @@ async def first_fetched(chunks: AsyncGenerator[StreamChunk, None]) -> AsyncItera
     Whatever goes wrong before that chunk is raised here, where it can still become a status.
     """
     async with aclosing(chunks):
-        first = await anext(chunks)
+        first = as_event(await anext(chunks))
 
         async def events() -> AsyncIterator[bytes]:
-            yield as_event(first)
+            yield first
             async for chunk in chunks:
                 yield as_event(chunk)
 
@@ -44,9 +44,10 @@ class EventStream(StreamingResponse):
 
     ping_interval = 15.0
 
-    def __init__(self, events: AsyncIterator[bytes]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], status_code: int = 200) -> None:
         super().__init__(
             events,
+            status_code,  # FastAPI documents the default
             media_type="text/event-stream",
             headers={"X-Accel-Buffering": "no"},  # asks nginx to pass each event on at once
         )

@@ -1,20 +1,45 @@
 """The client under ChatOpenAI reads the protocol strictly, and says by name what went wrong."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
 import pytest
 
-from shared.chat_completions import ChatCompletions, is_local, refuse, seconds
-from shared.errors import ModelError, ModelUnavailable
+from shared.chat_completions import (
+    LARGEST_ANSWER,
+    LINGER,
+    ChatCompletions,
+    proxy_for,
+    refuse,
+    seconds,
+)
+from shared.errors import ConfigurationError, ModelError, ModelUnavailable
 from shared.offline_model import OfflineModel, Scenario
 
 CONTENT = b'{"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}'
+NULLS = b'{"choices":[{"delta":null,"finish_reason":"stop"}],"error":null}'
 LAST = b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
+
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(answer: Answer) -> AsyncIterator[ChatCompletions]:
+    """A client of a server that does this with every connection."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError), closing(writer):
+            await answer(reader, writer)
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    async with server, ChatCompletions(base_url=url, api_key="any") as completions:
+        yield completions
 
 
 @asynccontextmanager
@@ -25,12 +50,8 @@ async def server_of(body: bytes) -> AsyncIterator[ChatCompletions]:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + body)
         await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    url = f"http://127.0.0.1:{port}/v1"
-    async with server, ChatCompletions(base_url=url, api_key="any") as completions:
+    async with serving(answer) as completions:
         yield completions
 
 
@@ -68,7 +89,7 @@ async def test_every_way_to_write_a_stream(body: bytes) -> None:
         b'data: {"choices": [{"delta": {"content": "\\ud800"}}]}\n\n',
         b'data: {"choices": [7]}\n\n',
         b'data: {"choices": 7}\n\n',
-        b"data: " + b"x" * 1_000_000 + b"\n\n",
+        b"data: " + b"x" * 2 * LARGEST_ANSWER + b"\n\n",
         b"<html>Log in to our hotel's network</html>",
     ],
     ids=range(12),
@@ -164,15 +185,95 @@ async def test_leaving_a_stream_stops_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "local"),
+    "body",
     [
-        ("http://127.0.0.1:8001/v1", True),
-        ("http://[::1]:8001/v1", True),
-        ("http://localhost/v1", True),
-        ("https://api.example.com/v1", False),
-        ("http://192.0.2.7/v1", False),
+        b"data: %b\n\ndata: %b\n\n",
+        b"data: %b\n\ndata: " + NULLS + b"\n\n%.0b",
+    ],
+    ids=["no [DONE]", "nulls"],
+)
+async def test_a_server_that_holds_the_line(body: bytes) -> None:
+    """Once the answer is whole, nobody waits long for a server that does not hang up."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + body % (CONTENT, LAST))
+        await reader.read()  # until the client hangs up
+
+    async with serving(answer) as completions:
+        assert len(await asyncio.wait_for(events(completions), LINGER * 4)) == 2
+
+
+async def test_a_connection_is_used_again() -> None:
+    """A stream that was read to its end leaves its connection to the next call."""
+    opened = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        while await reader.readuntil(b"\r\n\r\n{"):
+            await reader.readuntil(b"}")
+            body = b"data: %b\n\ndata: [DONE]\n\n" % LAST
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            writer.write(b"%x\r\n%b\r\n" % (len(body), body))
+            await asyncio.sleep(0.01)  # the last chunk of a stream often comes by itself
+            writer.write(b"0\r\n\r\n")
+
+    async with serving(answer) as completions:
+        for _ in range(5):
+            await events(completions)
+    assert opened == 1
+
+
+async def test_lines_without_end_hold_up_nobody() -> None:
+    """However fast a server sends nothing, others get their turn, and a deadline holds."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b": x\n" * 100_000)
+            await writer.drain()
+
+    async with serving(answer) as completions:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await events(completions)
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "127.0.0.1:9999/v1",
+        "http://[::1",
+        "http://user:secret@127.0.0.1/v1",
+        "https://example.com/v1?version=1",
+        "ftp://example.com",
+        "http://",
     ],
 )
-def test_loopback_needs_no_proxy(url: str, local: bool) -> None:
-    """A proxy from the environment is for other machines than this one."""
-    assert is_local(url) is local
+def test_an_address_of_another_form(base_url: str) -> None:
+    """A base URL that cannot work is refused at the start, in a sentence without it."""
+    with pytest.raises(ConfigurationError, match="OPENAI_BASE_URL") as refused:
+        ChatCompletions(base_url=base_url, api_key="any")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy"),
+    [
+        ("http://127.0.0.1:8001/v1", None),
+        ("http://[::1]:8001/v1", None),
+        ("http://localhost/v1", None),
+        ("http://model.example.com/v1", None),
+        ("http://api.example.com/v1", "http://proxy.example.com:3128"),
+        ("http://192.0.2.7/v1", "http://proxy.example.com:3128"),
+    ],
+)
+def test_a_proxy_is_for_other_machines(
+    monkeypatch: pytest.MonkeyPatch, url: str, proxy: str | None
+) -> None:
+    """The environment's proxy is used, but not for this machine and not where it says so."""
+    monkeypatch.setenv("http_proxy", "http://proxy.example.com:3128")
+    monkeypatch.setenv("no_proxy", "model.example.com")
+    assert proxy_for(url) == proxy

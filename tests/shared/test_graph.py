@@ -12,7 +12,7 @@ from langchain_openai import ChatOpenAI
 from shared.agent_service import thread
 from shared.errors import ModelError
 from shared.graph import OUT_OF_ITERATIONS, Graph, build_graph, new_turn
-from shared.llm import HISTORY_CHARACTERS, HISTORY_MESSAGES, MAX_ANSWER, open_llm, recent
+from shared.llm import MAX_ANSWER, RECENT_CHARACTERS, RECENT_MESSAGES, open_llm, recent
 from shared.memory import LatestCheckpoints
 from shared.offline_model import Call, OfflineModel, Scenario, ToolCall
 from shared.state import AgentState, TurnContext
@@ -209,12 +209,72 @@ def conversation(turns: int, length: int = 10) -> list[BaseMessage]:
     [
         (conversation(0), 0),
         (conversation(1), 2),
-        (conversation(200), HISTORY_MESSAGES),
-        (conversation(5, length=HISTORY_CHARACTERS // 4), 4),
-        (conversation(1, length=HISTORY_CHARACTERS), 0),
+        (conversation(200), RECENT_MESSAGES),
+        (conversation(5, length=RECENT_CHARACTERS // 4), 4),
     ],
-    ids=["none", "one turn", "many turns", "long turns", "one turn that is too long"],
+    ids=["none", "one turn", "many turns", "long turns"],
 )
 def test_what_is_sent_of_a_conversation_is_bounded(messages: list[BaseMessage], kept: int) -> None:
     """The newest whole turns are sent, as many as fit."""
-    assert recent(messages) == messages[len(messages) - kept :]
+    assert recent(messages, beginning=HumanMessage) == messages[len(messages) - kept :]
+
+
+def test_the_newest_turn_is_always_sent() -> None:
+    """A turn that is too long by itself is cut, not forgotten."""
+    sent = recent(conversation(3, length=RECENT_CHARACTERS * 9), beginning=HumanMessage)
+    assert [type(message) for message in sent] == [HumanMessage, AIMessage]
+    assert sum(len(message.text) for message in sent) == RECENT_CHARACTERS
+
+
+@pytest.mark.parametrize(
+    "arguments", ['{"query": ', "{}", '{"query": ["\\ud800"]}', '{"query": {}}']
+)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_wrong_arguments_are_told_to_the_model(
+    graph: Graph, model: OfflineModel, arguments: str, streamed: bool
+) -> None:
+    """A specialist that calls its tool wrongly can try again."""
+
+    async def emit(text: str, metadata: dict[str, Any]) -> None:
+        pass
+
+    model.enqueue(
+        Scenario(tool_calls=[ToolCall("ask_researcher", {"task": "Search"})]),
+        Scenario(tool_calls=[ToolCall("search_handbook", arguments)]),
+        Scenario(text="I could not search."),
+        Scenario(text="Sorry."),
+    )
+    state = await run(graph, "Search", TurnContext(10, emit=emit if streamed else None))
+    assert state["response"] == "Sorry."
+    told = model.calls[2].messages[-1]
+    assert told["role"] == "tool"
+    assert "arguments are wrong" in told["content"]
+
+
+async def test_the_cap_holds_for_the_whole_answer(graph: Graph, model: OfflineModel) -> None:
+    """Words before tool calls count; what is sent back to the model stays bounded, too."""
+    call = ToolCall("ask_analyst", {"task": "2 + 2"})
+    model.respond(
+        lambda made: (
+            Scenario(preamble="x" * 60_000, tool_calls=[call]) if len(made.tools) == 2 else None
+        )
+    )
+    state = await run(graph, "Go on", TurnContext(9))
+    assert len(state["response"]) <= MAX_ANSWER
+    assert max(len(str(made.messages)) for made in model.calls) < 2 * RECENT_CHARACTERS
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_flood_of_tool_calls_is_an_error(
+    graph: Graph, model: OfflineModel, streamed: bool
+) -> None:
+    """One answer cannot start more work than a person would ask for."""
+
+    async def emit(text: str, metadata: dict[str, Any]) -> None:
+        pass
+
+    call = ToolCall("ask_analyst", {"task": "2 + 2"})
+    model.respond(Scenario(tool_calls=[call] * 1000))
+    with pytest.raises(ModelError):
+        await run(graph, "Flood", TurnContext(10, emit=emit if streamed else None))
+    assert model.call_count == 1

@@ -8,7 +8,7 @@ import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 
 from shared.agent_service import thread
-from shared.errors import Overloaded, SessionBusy, SessionNotFound
+from shared.errors import SessionBusy, SessionNotFound
 from shared.memory import LatestCheckpoints, MemorySessions
 from shared.ports import SessionStore
 
@@ -155,19 +155,30 @@ class SessionStoreContract:
     async def test_a_busy_session_is_not_idle(self) -> None:
         """A session with a turn under way is never the one that makes room."""
         store = self.make(limit=2, clock=Clock())
+        await visit(store, "a")
         async with store.turn("a", wait=1):
             await visit(store, "b")
             await visit(store, "c")
             assert set((await store.page(limit=10)).ids) == {"c", "a"}
 
-    async def test_no_room_while_all_are_busy(self) -> None:
-        """When every session has a turn under way, another one is refused, with a time to wait."""
+    async def test_failing_turns_push_nobody_out(self) -> None:
+        """A new session whose first turn fails is forgotten, and nobody had to make room for it."""
+        store = self.make(limit=2, clock=Clock())
+        await visit(store, "a")
+        await visit(store, "b")
+        for session_id in ("c", "d", "a"):
+            with pytest.raises(ZeroDivisionError):
+                async with store.turn(session_id, wait=1):
+                    raise ZeroDivisionError
+        assert (await store.page(limit=10)).ids == ["a", "b"]
+
+    async def test_more_than_the_limit_only_while_busy(self) -> None:
+        """When all sessions are busy nobody is refused; room is made when a turn ends."""
         store = self.make(limit=1, clock=Clock())
         async with store.turn("a", wait=1):
-            with pytest.raises(Overloaded) as refused:
-                await visit(store, "b")
-        assert refused.value.retry_after
-        await visit(store, "b")
+            await visit(store, "b")
+            assert (await store.page(limit=10)).ids == ["b", "a"]
+        assert (await store.page(limit=10)).ids == ["a"]
 
 
 class TestMemorySessions(SessionStoreContract):

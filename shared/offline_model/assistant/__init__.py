@@ -1,0 +1,1 @@
+"""How the offline model answers by itself, when no test tells it what to say: start at `reply`."""
