@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 MAX_QUERY_LENGTH = 2000
 MAX_ITERATIONS = 50
@@ -16,10 +16,16 @@ SessionId = Annotated[
 ]
 
 
+WHOLE = BeforeValidator(
+    lambda value: int(value) if isinstance(value, float) and value.is_integer() else value
+)
+"""To JSON, 10.0 and 1e1 are integers; pydantic's strict mode would refuse them."""
+
+
 class QueryRequest(BaseModel):
     """A question to the agent."""
 
-    # Strict: "ten", "10", 10.0 and true are no integers. Frozen: nobody edits what the client said.
+    # Strict: "ten", "10" and true are no integers. Frozen: nobody edits what the client said.
     model_config = ConfigDict(
         strict=True,
         extra="forbid",
@@ -38,11 +44,19 @@ class QueryRequest(BaseModel):
     session_id: SessionId | None = Field(
         default=None, description="The conversation to continue; a new one when left out"
     )
-    stream: bool = Field(
-        default=False, description="Must stay false here; streams have an endpoint of their own"
-    )
-    max_iterations: Annotated[int, Field(ge=1, le=MAX_ITERATIONS)] | None = Field(
+    stream: bool = Field(default=False, description="The stream endpoint streams either way")
+    max_iterations: Annotated[int, Field(ge=1, le=MAX_ITERATIONS), WHOLE] | None = Field(
         default=DEFAULT_ITERATIONS, description="How many model calls this turn may cost"
+    )
+
+
+class PlainQueryRequest(QueryRequest):
+    """A question whose answer comes in one piece: `stream` is refused if it is true."""
+
+    stream: bool = Field(
+        default=False,
+        description="Must be false here; a stream is asked for at /query/stream",
+        json_schema_extra={"const": False},
     )
 
 

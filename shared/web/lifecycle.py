@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 DRAIN_SECONDS = 5.0
 """How long open answers may go on once the process has been told to stop."""
 
-LAST_SECONDS = 3.0
+LAST_SECONDS = 2.0
 """How long after that a client that neither reads nor finishes may keep the process."""
 
 

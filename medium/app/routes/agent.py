@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from shared.errors import UseStreamEndpoint
 from shared.models import (
-    QueryRequest,
+    PlainQueryRequest,
     QueryResponse,
     SessionDeleted,
     SessionInfo,
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/api/v1", tags=["agent"])
 
 
 @router.post("/query", responses=TURN_ERRORS)
-async def query(request: QueryRequest, service: AgentServiceDep) -> QueryResponse:
+async def query(request: PlainQueryRequest, service: AgentServiceDep) -> QueryResponse:
     """Ask the agent, and wait for the whole answer."""
     if request.stream:
         raise UseStreamEndpoint
