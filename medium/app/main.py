@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from shared.agent_service import AgentService
 from shared.llm import open_llm
@@ -18,6 +18,21 @@ from .routes import agent
 
 TITLE = "Agent service, medium track"
 VERSION = "1.0.0"
+
+
+router = APIRouter(tags=["service"])
+
+
+@router.get("/")
+async def root() -> ServiceInfo:
+    """What this service is, and where to go next."""
+    return ServiceInfo(title=TITLE, version=VERSION)
+
+
+@router.get("/health")
+async def health_check() -> Health:
+    """Whether the process answers; it asks nobody else."""
+    return Health()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -48,21 +63,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title=TITLE, version=VERSION, lifespan=lifespan, redirect_slashes=False)
     add_edge(app)
+    app.include_router(router)
     app.include_router(agent.router)
     app.include_router(playground)
-    app.get("/", tags=["service"])(root)
-    app.get("/health", tags=["service"])(health_check)
     return app
-
-
-async def root() -> ServiceInfo:
-    """What this service is, and where to go next."""
-    return ServiceInfo(title=TITLE, version=VERSION)
-
-
-async def health_check() -> Health:
-    """Whether the process answers; it asks nobody else."""
-    return Health()
 
 
 app = create_app()

@@ -233,8 +233,8 @@ async def test_a_query_reaches_the_model_verbatim(
     assert session.json()["messages"][0]["content"] == query.strip()
 
 
-@pytest.mark.parametrize("value", [None, 1, 50])
-async def test_allowed_max_iterations(client: httpx.AsyncClient, value: int | None) -> None:
+@pytest.mark.parametrize("value", [None, 1, 50, 10.0])
+async def test_allowed_max_iterations(client: httpx.AsyncClient, value: float | None) -> None:
     """`max_iterations` may be 1 to 50, null or left out."""
     assert (await ask(client, "hello", max_iterations=value)).status == 200
 

@@ -5,13 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 
 from shared.errors import UseStreamEndpoint
-from shared.models import (
-    PlainQueryRequest,
-    QueryResponse,
-    SessionDeleted,
-    SessionInfo,
-    SessionList,
-)
+from shared.models import PlainQueryRequest, QueryResponse, SessionDeleted, SessionInfo, SessionList
 from shared.web.documentation import REQUEST_ERRORS, SESSION_ERRORS, STREAM_RESPONSES, TURN_ERRORS
 from shared.web.streaming import EventStream
 
