@@ -17,7 +17,7 @@ from langchain_core.messages import (
     ToolCall,
     ToolMessage,
 )
-from langchain_core.tools import BaseTool, tool
+from langchain_core.tools import BaseTool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
@@ -25,7 +25,8 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite, Send
 
-from shared.llm import MAX_ANSWER, ask, recent
+from shared.history import recent
+from shared.llm import MAX_ANSWER, ask
 from shared.state import AgentState, TurnContext
 
 SUPERVISOR = """You are the supervisor of a team that answers questions on deploying AI agents.
@@ -44,6 +45,8 @@ OUT_OF_ITERATIONS = (
 
 CLEARED = cast(list[BaseMessage], Overwrite([]))  # replaces the list where a list would add to it
 
+ROUTES = {"ask_researcher": "researcher", "ask_analyst": "analyst"}
+
 Input = TypeVar("Input", contravariant=True)
 Graph = CompiledStateGraph[AgentState, TurnContext, AgentState, AgentState]
 
@@ -52,18 +55,6 @@ class Node(Protocol[Input]):
     """A step of the graph; LangGraph passes the run's context as `runtime`."""
 
     async def __call__(self, state: Input, *, runtime: Runtime[TurnContext]) -> dict[str, Any]: ...
-
-
-@tool
-def ask_researcher(task: str) -> str:
-    """Ask the researcher, who searches the course handbook. Give a self-contained question."""
-    raise NotImplementedError  # the graph hands over to the researcher instead
-
-
-@tool
-def ask_analyst(task: str) -> str:
-    """Ask the analyst, who calculates exactly. Give a self-contained arithmetic task."""
-    raise NotImplementedError  # the graph hands over to the analyst instead
 
 
 def build_graph(
@@ -88,7 +79,12 @@ def build_graph(
 
 def supervisor(llm: ChatOpenAI) -> Node[AgentState]:
     """Answers from the conversation and this turn's reports, or asks for reports."""
-    model = llm.bind_tools([ask_researcher, ask_analyst])
+    model = llm.bind_tools(
+        [
+            handover("ask_researcher", "Look it up in the course handbook. Give a whole question."),
+            handover("ask_analyst", "Calculate exactly. Give a whole task in words."),
+        ]
+    )
 
     async def node(state: AgentState, *, runtime: Runtime[TurnContext]) -> dict[str, Any]:
         turn, room = runtime.context, MAX_ANSWER - len(state["response"])
@@ -167,11 +163,20 @@ def hand_over(state: AgentState) -> list[Send] | str:
     return [Send(node, call) for call in asked if (node := route(call))] or "supervisor"
 
 
+def handover(name: str, description: str) -> dict[str, Any]:
+    """A tool that the supervisor may call; the graph answers the call with a specialist's work."""
+    parameters = {
+        "type": "object",
+        "properties": {"task": {"type": "string"}},
+        "required": ["task"],
+    }
+    function = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
 def route(call: ToolCall) -> str | None:
     """The specialist whom a tool call of the supervisor means; None if it means nobody."""
-    if not isinstance(call["args"].get("task"), str):
-        return None
-    return {"ask_researcher": "researcher", "ask_analyst": "analyst"}.get(call["name"])
+    return ROUTES.get(call["name"]) if isinstance(call["args"].get("task"), str) else None
 
 
 def unknown(call: ToolCall) -> ToolMessage:

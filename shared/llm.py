@@ -29,10 +29,6 @@ MAX_ARGUMENTS = 20_000
 
 MAX_TOOL_CALLS = 16
 
-RECENT_CHARACTERS = 12_000
-RECENT_MESSAGES = 20
-"""What is sent of a conversation, and again of a turn's work: about 3,000 tokens each."""
-
 RETRY_PAUSES = (0.2, 0.8)
 """Seconds before the second and the third attempt; up to a quarter more is added by chance."""
 
@@ -74,40 +70,6 @@ async def open_llm(
         )
 
 
-def recent(messages: Sequence[BaseMessage], beginning: type[BaseMessage]) -> list[BaseMessage]:
-    """The newest exchanges that may be sent, oldest first; each starts with a `beginning`.
-
-    An exchange is kept whole or left out: a tool call needs its result. The newest one is always
-    kept, its texts cut if need be.
-    """
-    kept: list[BaseMessage] = []
-    exchange: list[BaseMessage] = []
-    for message in reversed(messages):
-        exchange.insert(0, message)
-        if isinstance(message, beginning):
-            if kept and not fits([*exchange, *kept]):
-                break
-            kept = [*exchange, *kept]
-            exchange = []
-    if fits(kept):
-        return kept
-    share = RECENT_CHARACTERS // len(kept)
-    return [message.model_copy(update={"content": message.text[:share]}) for message in kept]
-
-
-def fits(messages: Sequence[BaseMessage]) -> bool:
-    calls = (
-        call
-        for message in messages
-        if isinstance(message, AIMessage)
-        for call in message.tool_calls
-    )
-    size = sum(len(message.text) for message in messages) + sum(
-        len(str(call["args"])) for call in calls
-    )
-    return len(messages) <= RECENT_MESSAGES and size <= RECENT_CHARACTERS
-
-
 async def ask(
     model: Model,
     messages: Sequence[BaseMessage],
@@ -119,11 +81,10 @@ async def ask(
 ) -> AIMessage:
     """Call the model once: one iteration, with at most two repeated attempts.
 
-    With `aloud`, the text goes to the reader as it comes, if there is one. It is cut at `room`
-    characters. Raises
-    ModelUnavailable or ModelError; the deadline is the caller's. An attempt is repeated only when
-    that may help, while none of its text has been told, and never when the upstream has said when
-    to come back.
+    With `aloud`, the text goes to the reader as it comes, if there is one; it is cut at `room`
+    characters. Raises ModelUnavailable or ModelError; the deadline is the caller's. An attempt is
+    repeated only when that may help, while none of its text has been told, and never when the
+    upstream has said when to come back.
     """
     turn.iterations += 1
     told = False

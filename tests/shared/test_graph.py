@@ -12,7 +12,8 @@ from langchain_openai import ChatOpenAI
 from shared.agent_service import thread
 from shared.errors import ModelError
 from shared.graph import OUT_OF_ITERATIONS, Graph, build_graph, new_turn
-from shared.llm import MAX_ANSWER, RECENT_CHARACTERS, RECENT_MESSAGES, open_llm, recent
+from shared.history import RECENT_CHARACTERS, RECENT_MESSAGES, recent
+from shared.llm import MAX_ANSWER, open_llm
 from shared.memory import LatestCheckpoints
 from shared.offline_model import Call, OfflineModel, Scenario, ToolCall
 from shared.state import AgentState, TurnContext
