@@ -92,11 +92,12 @@ class AgentService:
                     told = True
                     yield chunk
             try:
-                ending = {"stopped": (await turn.result())["stopped"]}
+                ending: dict[str, Any] = {"stopped": (await turn.result())["stopped"]}
             except AgentError as exc:
                 if not told:
                     raise
-                ending = {"stopped": None, "error": exc.as_response().model_dump()}
+                error = exc.as_response().model_dump()
+                ending = {"stopped": None, "error": error, "retry_after": exc.retry_after}
         numbers = {
             "session_id": turn.session_id,
             "execution_time": time.perf_counter() - started,

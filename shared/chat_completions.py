@@ -23,6 +23,9 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 import httpx2
 import orjson
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 
 from shared.errors import ConfigurationError, ModelError, ModelUnavailable
 
@@ -51,13 +54,30 @@ NOT_THE_PROTOCOL = (
 Json = dict[str, Any]
 
 
+class CleanConnections(aiohttp.TCPConnector):
+    """Never uses a connection again on which something came that nobody had asked for.
+
+    It could be taken for the answer to somebody else's question.
+    """
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        found = await super()._get(key, traces)
+        while found is not None and (found.protocol is None or found.protocol.should_close):
+            found.close()
+            found = await super()._get(key, traces)
+        return found
+
+
 class ChatCompletions:
     """One connection pool to one server. Opens nothing before the first call.
 
-    Raises ConfigurationError if `base_url` is not an address of the form that it takes.
+    Raises ConfigurationError if `base_url` or `api_key` cannot be one.
     """
 
     def __init__(self, *, base_url: str | None, api_key: str) -> None:
+        api_key = api_key.strip()  # a file that holds a key often ends in a newline
+        if not re.fullmatch(r"[\x21-\x7e]+", api_key):
+            raise ConfigurationError("OPENAI_API_KEY holds characters that no key has.")
         base_url = base_url or OPENAI_BASE_URL
         if not BASE_URL.fullmatch(base_url):
             raise ConfigurationError(
@@ -113,7 +133,7 @@ class ChatCompletions:
             secure = self._url.startswith("https:")
             self._session = aiohttp.ClientSession(
                 # No limit: aiohttp's own of 100 would make the 101st stream wait unseen.
-                connector=aiohttp.TCPConnector(
+                connector=CleanConnections(
                     limit=0, ssl=httpx2.create_ssl_context() if secure else False
                 ),
                 timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT),
@@ -159,8 +179,9 @@ class AnswerStream:
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
-        self._finished = False
-        """Whether a finish_reason has come: the answer is whole, its usage may follow."""
+        self._until: float | None = None
+        """How long to listen on, on the loop's clock, once a finish_reason has come: the answer is
+        whole then, and its usage may follow."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -178,13 +199,15 @@ class AnswerStream:
         try:
             async for data in self._data():
                 event = orjson.loads(data)
-                self._finished = finishes(event) or self._finished
+                if finishes(event) and self._until is None:
+                    self._until = asyncio.get_running_loop().time() + LINGER
                 yield event
         except aiohttp.ClientError as exc:
-            raise ModelError("It hung up in its answer.", transient=True) from exc
+            if self._until is None:
+                raise ModelError("It hung up in its answer.", transient=True) from exc
         except NOT_THE_PROTOCOL as exc:
             raise ModelError(UNREADABLE) from exc
-        if not self._finished:  # a clean end without a finish_reason is a cut all the same
+        if self._until is None:  # a clean end without a finish_reason is a cut all the same
             raise ModelError("Its answer broke off.")
 
     async def _data(self) -> AsyncIterator[bytes]:
@@ -204,16 +227,16 @@ class AnswerStream:
     async def _line(self) -> bytes:
         """The next line; empty at the end, or when nothing follows the answer's last word."""
         reading = self._response.content.readline(max_line_length=LARGEST_ANSWER)
-        if not self._finished:
+        if self._until is None:
             return await reading
-        try:
-            return await asyncio.wait_for(reading, LINGER)
-        except TimeoutError:
-            return b""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._until):
+                return await reading
+        return b""
 
     async def _rest(self) -> None:
         """Read on to the end: only then can the next call have this connection."""
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, aiohttp.ClientError):
             async with asyncio.timeout(LINGER):
                 while await self._response.content.readany():
                     pass

@@ -73,7 +73,7 @@ class ModelUnavailable(AgentError):
 
 
 class Overloaded(AgentError):
-    """This service cannot take the request now: too many sessions, or it is shutting down."""
+    """This service cannot take the request now, since it is shutting down."""
 
     status = 503
     code = "overloaded"

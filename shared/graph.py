@@ -140,8 +140,9 @@ def specialist(name: str, prompt: str, llm: ChatOpenAI, its_tool: BaseTool) -> N
 
 
 def new_turn(query: str) -> AgentState:
-    """The graph's input: a question, and nothing left over from an earlier turn."""
-    return AgentState(messages=[], query=query, response="", work=CLEARED, stopped=None)
+    """The graph's input: a question, and nothing left over from an earlier turn but `messages`."""
+    fresh = {"query": query, "response": "", "work": CLEARED, "stopped": None}
+    return cast(AgentState, fresh)
 
 
 def finish(state: AgentState, text: str, stopped: str | None) -> dict[str, Any]:

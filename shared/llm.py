@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 MAX_ANSWER = 100_000
 """Characters; a longer answer is cut and says `stopped: "max_length"`."""
 
-MAX_ARGUMENTS = 20_000
-"""Characters of tool calls in one answer, each piece of a stream counting as one at least."""
+MAX_ARGUMENTS = 10_000
+"""Characters of tool calls in one answer; of a stream, each piece counts as one at least."""
 
 MAX_TOOL_CALLS = 16
 
@@ -44,11 +44,12 @@ async def open_llm(
     model: str,
     api_key: str | None = None,
     base_url: str | None = None,
-    temperature: float = 0.0,
+    temperature: float | None = None,
 ) -> AsyncIterator[ChatOpenAI]:
     """The chat model, real or offline: only `base_url` differs. Its connections last as the block.
 
-    Raises ConfigurationError (a ValueError) when neither a key nor a base URL is given; a
+    Without a `temperature` the model's own holds; some models refuse any. Raises
+    ConfigurationError (a ValueError) when neither a key nor a base URL is given; a
     compatible server may need no key.
     """
     if not api_key and not base_url:
@@ -157,13 +158,16 @@ def checked(answer: AIMessage, turn: TurnContext, room: int) -> AIMessage:
     """
     if usage := answer.usage_metadata:
         turn.count_tokens(usage["total_tokens"])
+    asked = [*answer.tool_calls, *answer.invalid_tool_calls]
+    if sum(len(str(call["args"])) for call in asked) > MAX_ARGUMENTS:
+        raise ModelError("Its tool calls have no end.")
     # A call whose arguments are no JSON goes on without any, so that its tool can say so.
     calls = answer.tool_calls + [
         tool_call(name=call["name"] or "", args={}, id=call["id"])
         for call in answer.invalid_tool_calls
     ]
     text, reason = answer.text, answer.response_metadata.get("finish_reason")
-    if not reason or not (text or calls):
+    if not reason or not (text.strip() or calls):
         raise ModelError("Its answer was empty, or broke off.")
     if len(calls) > MAX_TOOL_CALLS:
         raise ModelError("It called too many tools at once.")

@@ -97,7 +97,7 @@ class QueryResponse(BaseModel):
     metadata: dict[str, Any] | None = Field(
         default=None,
         description="`iterations` (model calls), `tools` used, `cached`, and `stopped`: null, "
-        '"max_iterations" or "max_length"',
+        '"max_iterations", "max_length" or "content_filter"',
     )
 
 
@@ -116,7 +116,8 @@ class StreamChunk(BaseModel):
         default=None,
         description="While it runs: `agent`, and `tool` {name, arguments} when one is called. On "
         "the last event: `session_id`, `execution_time`, `tokens_used`, `iterations`, `cached`, "
-        "`stopped`, and `error` (an ErrorResponse) when the turn failed",
+        "`stopped`; and, when the turn failed, `error` (an ErrorResponse) and `retry_after` "
+        "(seconds, or null)",
     )
 
 

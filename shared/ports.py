@@ -40,4 +40,7 @@ class SessionStore(Protocol):
         """Forget the session and its checkpoints. Raises SessionNotFound."""
 
     async def page(self, *, limit: int, cursor: str | None = None) -> SessionPage:
-        """Newest activity first. `cursor` is a `next_cursor` of this store: 1 to 18 digits."""
+        """Newest activity first. `cursor` is a `next_cursor` of this store: 1 to 18 digits.
+
+        A session that is used meanwhile moves to the first page, and no later page has it.
+        """

@@ -26,7 +26,7 @@ class AgentState(TypedDict):
     """This turn's scratch pad: what the supervisor asked for and what its specialists found."""
 
     stopped: str | None
-    """Why the answer is not a whole one: "max_iterations", "max_length" or None."""
+    """Why the answer is not whole: "max_iterations", "max_length", "content_filter" or None."""
 
 
 @dataclass

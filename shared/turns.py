@@ -28,8 +28,8 @@ class Turn:
 
     def __init__(self, session_id: str | None) -> None:
         self.session_id = session_id or str(uuid4())
-        self.blocked = False
-        """Whether the work waits for the reader."""
+        self.blocked = 0
+        """How many pieces wait for the reader to make room."""
 
         self._chunks: asyncio.Queue[StreamChunk | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(READ_AHEAD)
@@ -37,9 +37,9 @@ class Turn:
 
     async def emit(self, text: str, metadata: dict[str, Any]) -> None:
         """Pass a piece on; waits while the reader is READ_AHEAD pieces behind."""
-        self.blocked = True
+        self.blocked += 1
         await self._room.acquire()
-        self.blocked = False
+        self.blocked -= 1
         self._chunks.put_nowait(StreamChunk(chunk=text, metadata=metadata))
 
     async def chunks(self) -> AsyncGenerator[StreamChunk, None]:

@@ -10,7 +10,7 @@ from shared.models import QueryRequest
 from shared.web.streaming import EventStream, first_fetched
 
 
-def get_agent_service(request: Request) -> AgentService:
+async def get_agent_service(request: Request) -> AgentService:
     """The one service of this app, made by the lifespan in `main.py`."""
     service: AgentService = request.app.state.agent_service
     return service

@@ -87,16 +87,18 @@ class AnswerWriter:
     def _message(self, answer: Answer) -> JsonObject:
         text = "".join(piece for piece in answer.pieces if isinstance(piece, str))
         calls: list[JsonObject] = []
+        arguments: list[list[str]] = []
         for piece in answer.pieces:
             if isinstance(piece, ToolPiece):
                 if piece.name is not None:
                     calls.append(self._tool_delta(piece))
-                else:
-                    calls[-1]["function"]["arguments"] += piece.arguments
+                    arguments.append([])
+                arguments[-1].append(piece.arguments)
         message: JsonObject = {"role": "assistant", "content": text, "refusal": None}
         if calls:
-            for call in calls:
+            for call, pieces in zip(calls, arguments, strict=True):
                 del call["index"]
+                call["function"]["arguments"] = "".join(pieces)
             message |= {"content": text or None, "tool_calls": calls}
         return message
 

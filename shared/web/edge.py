@@ -11,7 +11,9 @@ from shared.web.errors import ErrorBoundary, add_error_handlers, as_json
 from shared.web.lifecycle import PlainRefusal
 from shared.web.middleware import BodyLimit, ResponseHeaders, StopWhenClientLeaves
 
-NO_CORS = ErrorResponse(error="CORS_ORIGINS does not allow this.", code="cors_refused")
+NO_CORS = ErrorResponse(
+    error="This origin, method or header is not allowed from a web page.", code="cors_refused"
+)
 
 
 def add_edge(app: FastAPI) -> None:

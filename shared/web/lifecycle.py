@@ -70,27 +70,27 @@ async def ending_turns_at_shutdown(turns: Turns) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     leaving: list[asyncio.Task[None]] = []
 
-    def leave() -> None:
+    def leave(number: int) -> None:
         if not leaving:
-            leaving.append(loop.create_task(drain_and_leave(turns)))
+            leaving.append(loop.create_task(drain_and_leave(turns, number)))
 
-    with signals_also_call(lambda: loop.call_soon_threadsafe(leave)):
+    with signals_also_call(lambda number: loop.call_soon_threadsafe(leave, number)):
         yield
     for task in leaving:
         task.cancel()
 
 
-async def drain_and_leave(turns: Turns) -> None:
+async def drain_and_leave(turns: Turns, number: int) -> None:
     """Cancelled by an orderly shutdown; otherwise the process ends here, by the same signal."""
     await turns.drain(DRAIN_SECONDS)
     await asyncio.sleep(LAST_SECONDS)
     logger.warning("Some clients neither read nor finish what they began; leaving without them.")
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 @contextmanager
-def signals_also_call(listener: Callable[[], object]) -> Iterator[None]:
+def signals_also_call(listener: Callable[[int], object]) -> Iterator[None]:
     """Call the server's own handlers for SIGINT and SIGTERM, and then the listener.
 
     Only where the server has handlers, and in the main thread: nowhere else can Python set them.
@@ -103,7 +103,7 @@ def signals_also_call(listener: Callable[[], object]) -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         handlers[number](number, frame)
-        listener()
+        listener(number)
 
     for number in handlers:
         signal.signal(number, handle)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -223,6 +223,65 @@ async def test_a_connection_is_used_again() -> None:
         for _ in range(5):
             await events(completions)
     assert opened == 1
+
+
+async def test_leftovers_reach_nobody_else() -> None:
+    """A connection on which something came unasked is not used for the next question."""
+    late = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{")
+        await reader.readuntil(b"}")
+        for text in (b"mine", b"somebody else's"):
+            body = b'{"choices":[{"message":{"content":"%b"}}]}' % text
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+            await writer.drain()
+            await late.wait()
+        await reader.read()
+
+    async with serving(answer) as completions:
+        for _ in range(3):
+            whole = await completions.with_raw_response.create(model="m", messages=[])
+            assert whole.parse()["choices"][0]["message"]["content"] == "mine"
+            late.set()
+            await asyncio.sleep(0.05)  # time for what nobody has asked for to arrive
+
+
+@pytest.mark.parametrize("ending", [b"", b"d\r\ndata: [DONE]\n\r\n", b"2\r\n: \r\n"])
+async def test_hanging_up_after_the_last_word_harms_nothing(ending: bytes) -> None:
+    """An answer that is whole is an answer, however its server leaves."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = b"data: %b\n\ndata: %b\n\n" % (CONTENT, LAST)
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(b"%x\r\n%b\r\n" % (len(body), body) + ending)
+        await writer.drain()
+
+    async with serving(answer) as completions:
+        assert len(await events(completions)) == 2
+
+
+async def test_comments_do_not_make_an_answer_longer() -> None:
+    """A server that goes on with comments after the last word is left all the same."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\ndata: %b\n\n" % LAST)
+        while True:
+            writer.write(b": still here\n\n")
+            await writer.drain()
+            await asyncio.sleep(LINGER / 5)
+
+    async with serving(answer) as completions:
+        assert len(await asyncio.wait_for(events(completions), LINGER * 4)) == 1
+
+
+@pytest.mark.parametrize(("key", "fine"), [("sk-x\n", True), ("sk x", False), ("", False)])
+def test_a_key_is_one_word(key: str, fine: bool) -> None:
+    """White space around a key is not part of it; inside, it cannot be a key."""
+    with nullcontext() if fine else pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
+        ChatCompletions(base_url=None, api_key=key)
 
 
 async def test_lines_without_end_hold_up_nobody() -> None:

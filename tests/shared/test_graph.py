@@ -13,7 +13,7 @@ from shared.agent_service import thread
 from shared.errors import ModelError
 from shared.graph import OUT_OF_ITERATIONS, Graph, build_graph, new_turn
 from shared.history import RECENT_CHARACTERS, RECENT_MESSAGES, recent
-from shared.llm import MAX_ANSWER, open_llm
+from shared.llm import MAX_ANSWER, MAX_ARGUMENTS, open_llm
 from shared.memory import LatestCheckpoints
 from shared.offline_model import Call, OfflineModel, Scenario, ToolCall
 from shared.state import AgentState, TurnContext
@@ -181,6 +181,36 @@ async def test_a_huge_answer_is_cut(graph: Graph, model: OfflineModel, streamed:
     assert state["stopped"] == "max_length"
     if streamed:
         await model.wait_for_async(lambda m: m.calls[0].outcome == "cancelled", 1)
+
+
+@pytest.mark.parametrize("tools", [1, 2], ids=["specialist", "supervisor"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_flood_of_arguments_is_an_error(
+    graph: Graph, model: OfflineModel, streamed: bool, tools: int
+) -> None:
+    """Arguments are bounded, whoever calls, and however the model was asked."""
+
+    async def emit(text: str, metadata: dict[str, Any]) -> None:
+        pass
+
+    flood = Scenario(tool_calls=[ToolCall("search_handbook", {"query": "x" * MAX_ARGUMENTS})])
+    model.respond(lambda call: flood if len(call.tools) == tools else None)
+    with pytest.raises(ModelError):
+        await run(graph, BOTH, TurnContext(10, emit=emit if streamed else None))
+
+
+@pytest.mark.parametrize("text", ["", " ", " \n\t"])
+async def test_white_space_is_no_answer(graph: Graph, model: OfflineModel, text: str) -> None:
+    """An answer has something to read."""
+    model.respond(Scenario(text))
+    with pytest.raises(ModelError):
+        await run(graph, "Hello")
+
+
+async def test_a_filtered_answer_says_so(graph: Graph, model: OfflineModel) -> None:
+    """What the model's provider cut is told as such."""
+    model.respond(Scenario("I would", finish_reason="content_filter"))
+    assert (await run(graph, "Hello"))["stopped"] == "content_filter"
 
 
 async def test_langgraphs_own_streaming_works(graph: Graph) -> None:
