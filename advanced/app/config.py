@@ -1,0 +1,261 @@
+"""The service's settings: read once, when it starts, and refused when they would not be safe.
+
+They come from the environment, then `.env` in the repository's root, then one file for each in
+SECRETS_DIR, which is where containers mount their secrets.
+"""
+
+import logging
+import os
+import secrets
+from functools import cache
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, field_validator
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
+
+from shared.errors import ConfigurationError
+
+from .private_files import locked, write_privately
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parents[2]
+
+KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
+"""A key must be at least as long as the hash that it goes into (RFC 7518, section 3.2)."""
+
+EXAMPLE_WORDS = (
+    *("changeme", "changethis", "changein", "example", "goeshere", "insecure", "password"),
+    *("placeholder", "replaceme", "replacethis", "secretkey", "supersecret", "yourkey"),
+    *("yoursecret", "verysecret", "mysecret", "notasecret", "jwtsecret", "demosecret", "topsecret"),
+    *("developmentkey", "0123456789", "1234567890", "abcdefgh", "qwerty"),
+    "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",  # in many tutorials
+)
+"""What keys that were copied from somewhere contain, in small letters and digits alone."""
+
+FEWEST_CHARACTERS = 8
+"""Different ones in a key. 32 random hexadecimal digits have fewer once in 20 million."""
+
+
+def split_at_commas(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/*\s]+)$")]
+Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(split_at_commas)]
+Network = IPv4Network | IPv6Network
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split_at_commas)]
+Prefix = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._~-]+)*$")]
+Level = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
+    BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
+]
+
+
+def in_development(validated: dict[str, Any]) -> bool:
+    return validated.get("ENVIRONMENT") == "development"
+
+
+def refused(reason: str) -> PydanticCustomError:
+    """A refusal that carries a sentence for people, and nothing of the value."""
+    return PydanticCustomError("refused", "{reason}", {"reason": reason})
+
+
+class Settings(BaseSettings):
+    """Every variable has a line in the README. An empty one counts as not set.
+
+    Where a check looks at another field, that one is declared above it.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=ROOT / ".env",
+        env_ignore_empty=True,
+        case_sensitive=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
+
+    ENVIRONMENT: Literal["development", "production"] = "development"
+    DEBUG: bool = False
+    STATE_DIR: Path = ROOT / ".state"
+
+    API_TITLE: str = "Agent service, advanced track"
+    API_VERSION: str = "1.0.0"
+    API_PREFIX: Prefix = "/api/v1"
+    DOCS_ENABLED: bool = Field(default_factory=in_development)
+    CORS_ORIGINS: Origins = ()
+    CORS_ALLOW_CREDENTIALS: bool = False
+
+    HOST: str = "127.0.0.1"
+    PORT: int = Field(default=8000, ge=0, le=65535)
+    WORKERS: int = Field(default=1, ge=1, le=64)
+    TRUSTED_PROXIES: Networks = ()
+
+    OPENAI_API_KEY: SecretStr | None = None
+    OPENAI_BASE_URL: str | None = None
+    OPENAI_MODEL: str = "gpt-4o-mini"
+    OPENAI_TEMPERATURE: float = Field(default=0, ge=0, le=2)
+    OPENAI_MAX_TOKENS: int = Field(default=4096, ge=1, le=1_000_000)
+    REQUEST_TIMEOUT: float = Field(default=60, gt=0, le=3600)
+    TURN_WAIT: float = Field(default=30, gt=0, le=3600)
+
+    REDIS_HOST: str | None = None
+    REDIS_PORT: int = Field(default=6379, ge=1, le=65535)
+    REDIS_DB: int = Field(default=0, ge=0, le=1_000_000)
+    REDIS_PASSWORD: SecretStr | None = None
+    REDIS_ENABLED: bool = True
+
+    ALGORITHM: Literal["HS256", "HS384", "HS512"] = "HS256"
+    SECRET_KEY: SecretStr | None = Field(default=None, validate_default=True)
+    ACCESS_TOKEN_EXPIRE_MINUTES: int = Field(default=30, ge=1, le=30 * 24 * 60)
+    JWT_ISSUER: str = Field(default="deploying-agents", min_length=1)
+    JWT_AUDIENCE: str = Field(default="deploying-agents-api", min_length=1)
+    USERS_FILE: Path = Field(
+        default_factory=lambda validated: validated["STATE_DIR"] / "users.json"
+    )
+    DEMO_USERS: bool = Field(default_factory=in_development)
+
+    RATE_LIMIT_ENABLED: bool = True
+    RATE_LIMIT_REQUESTS: int = Field(default=100, ge=1, le=1_000_000)
+    RATE_LIMIT_WINDOW: int = Field(default=60, ge=1, le=86_400)
+
+    CACHE_ENABLED: bool = True
+    CACHE_TTL: int = Field(default=3600, ge=1, le=30 * 86_400)
+
+    ENABLE_METRICS: bool = True
+    ENABLE_TRACING: bool = False
+    LOG_LEVEL: Level = "INFO"
+
+    LANGCHAIN_TRACING_V2: bool = False
+    LANGCHAIN_API_KEY: SecretStr | None = None
+    LANGCHAIN_PROJECT: str = Field(default="deploying-agents", min_length=1)
+
+    @field_validator("DEBUG")
+    @classmethod
+    def never_in_production(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and not in_development(info.data):
+            raise refused("must be off in production; LOG_LEVEL=DEBUG widens the logs for a while")
+        return value
+
+    @field_validator("CORS_ALLOW_CREDENTIALS")
+    @classmethod
+    def never_for_everyone(cls, value: bool, info: ValidationInfo) -> bool:
+        everyone = "*" in info.data.get("CORS_ORIGINS", ())
+        if value and everyone and not in_development(info.data):
+            raise refused(
+                "must be off in production while CORS_ORIGINS is *; name the origins instead"
+            )
+        return value
+
+    @field_validator("SECRET_KEY")
+    @classmethod
+    def long_and_our_own(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        development = in_development(info.data)
+        if key is None:
+            if not development:
+                raise refused("production needs one, such as `openssl rand -hex 64` prints")
+            return None
+        algorithm = info.data.get("ALGORITHM", "HS256")
+        if len(key.get_secret_value().encode()) < KEY_BYTES[algorithm]:
+            raise refused(f"{algorithm} needs at least {KEY_BYTES[algorithm]} bytes")
+        if not development and is_example(key.get_secret_value()):
+            raise refused("looks like an example; `openssl rand -hex 64` prints one of your own")
+        return key
+
+    @field_validator("DEMO_USERS")
+    @classmethod
+    def nobody_in_production(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and not in_development(info.data):
+            raise refused("must be off in production; `make user NAME=...` makes real users")
+        return value
+
+    @property
+    def log_level(self) -> str:
+        return "DEBUG" if self.DEBUG else self.LOG_LEVEL
+
+    @property
+    def langsmith_key(self) -> str | None:
+        """Without both the wish and a key, nothing is traced."""
+        key = self.LANGCHAIN_API_KEY
+        return key.get_secret_value() if self.LANGCHAIN_TRACING_V2 and key else None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        folder = Path(os.environ.get("SECRETS_DIR") or "/run/secrets")
+        if folder.is_dir():  # a missing one would be a warning
+            file_secret_settings = SecretsSettingsSource(settings_cls, folder)
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
+
+
+@cache
+def get_settings() -> Settings:
+    """The hand-out's global `settings`, read when first asked for and the same ever after."""
+    return Settings()
+
+
+def is_example(key: str) -> bool:
+    plain = "".join(filter(str.isalnum, key.lower()))
+    return len(set(key)) < FEWEST_CHARACTERS or any(word in plain for word in EXAMPLE_WORDS)
+
+
+def signing_key(settings: Settings) -> SecretStr:
+    """SECRET_KEY; in development, without one, a random key that all workers and starts share."""
+    if settings.SECRET_KEY is not None:
+        return settings.SECRET_KEY
+    path = settings.STATE_DIR / "secret_key"
+    try:
+        return SecretStr(kept_key(path))
+    except OSError as exc:
+        raise ConfigurationError(
+            f"STATE_DIR: {path} cannot be kept ({exc.strerror}); choose another folder, "
+            "or set SECRET_KEY."
+        ) from exc
+
+
+def kept_key(path: Path) -> str:
+    """The key in the file; whoever comes first writes it, and says so."""
+    with locked(path):
+        if not path.exists():
+            write_privately(path, secrets.token_urlsafe(64))
+            logger.warning("No SECRET_KEY: made one for development, kept in %s.", path)
+        path.chmod(0o600)
+        key = path.read_text(encoding="ascii", errors="replace").strip()
+    if len(key) < KEY_BYTES["HS512"]:
+        raise ConfigurationError(f"{path} holds no key any more: delete it, and one is made.")
+    return key
+
+
+def apply_tracing(settings: Settings) -> None:
+    """Tell LangSmith whether to trace: it reads the environment, and never our settings.
+
+    Of its many variables the ones set here are asked first. To be called before the first model
+    call, since LangSmith remembers what it read.
+    """
+    if key := settings.langsmith_key:
+        os.environ["LANGSMITH_API_KEY"] = key
+        os.environ["LANGSMITH_PROJECT"] = settings.LANGCHAIN_PROJECT
+    elif settings.LANGCHAIN_TRACING_V2:
+        logger.warning("LANGCHAIN_TRACING_V2 without LANGCHAIN_API_KEY: nothing is traced.")
+    os.environ["LANGSMITH_TRACING_V2"] = "true" if key else "false"
+    for old in ("LANGCHAIN_TRACING", "LANGCHAIN_HANDLER"):  # LangChain raises at each call if set
+        os.environ.pop(old, None)

@@ -1,0 +1,102 @@
+"""Prometheus metrics: what is counted, where it is counted, and how several workers add up.
+
+Hand-out, `monitoring.py`: the five variables keep their names. With several workers each one writes
+its numbers into files in PROMETHEUS_MULTIPROC_DIR, and any worker can answer for all.
+"""
+
+import os
+import time
+from collections.abc import Callable
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+# Seconds. A model takes its time: the usual buckets end where its answers begin.
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+OTHER = "other"
+"""The label of paths and methods that this service does not know: clients make up any number."""
+
+request_count = Counter("http_requests_total", "Requests", ["method", "endpoint", "status"])
+request_duration = Histogram(
+    "http_request_duration_seconds",
+    "From a request's start to the last byte of its response",
+    ["method", "endpoint"],
+    buckets=BUCKETS,
+)
+active_sessions = Gauge(
+    "agent_active_sessions",
+    "Sessions that have not expired, counted in the store at each scrape",
+    multiprocess_mode="mostrecent",
+)
+agent_executions = Counter("agent_executions_total", "Finished turns", ["status"])
+agent_duration = Histogram(
+    "agent_execution_duration_seconds", "From a turn's start to its end", buckets=BUCKETS
+)
+time_to_first_token = Histogram(
+    "agent_time_to_first_token_seconds", "From a turn's start to its first text", buckets=BUCKETS
+)
+tokens = Counter("agent_tokens_total", "Tokens that the model reported", ["direction"])
+cache_lookups = Counter("cache_lookups_total", "Questions that could be cached", ["result"])
+refusals = Counter("agent_refusals_total", "Requests that were refused", ["code"])
+model_errors = Counter("agent_model_errors_total", "Turns that failed with the model", ["code"])
+streams_in_flight = Gauge(
+    "agent_streams_in_flight", "Streamed answers under way", multiprocess_mode="livesum"
+)
+
+
+def get_metrics() -> bytes:
+    """All metrics of all workers, in Prometheus' text format."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+class RequestMetrics:
+    """Counts every request, and measures it to its last byte; a stream's is its last event."""
+
+    def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.app = app
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started = self._clock()
+        status = "none"  # the client left before there was one
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        finally:
+            method, endpoint = method_of(scope), endpoint_of(scope)
+            request_count.labels(method, endpoint, status).inc()
+            request_duration.labels(method, endpoint).observe(self._clock() - started)
+        return None
+
+
+def method_of(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in METHODS else OTHER
+
+
+def endpoint_of(scope: Scope) -> str:
+    """The route's template, such as /api/v1/session/{session_id}."""
+    return getattr(scope.get("route"), "path", OTHER)

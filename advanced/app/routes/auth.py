@@ -1,0 +1,85 @@
+"""Logging in and out; to be included under API_PREFIX."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Form
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.errors import Overloaded
+from shared.web.documentation import Responses, described, refusals
+from shared.web.errors import TOO_LARGE
+
+from ..dependencies import AuthenticationDep, ClientAddress, CurrentUser
+from ..errors import InvalidCredentials, InvalidToken, TooManyLogins, Unauthenticated
+from ..users import LONGEST_PASSWORD
+
+router = APIRouter(prefix="/auth", tags=["auth"])
+
+WAIT = {"description": "Seconds to wait before trying again", "schema": {"type": "integer"}}
+CHALLENGE = {"description": "What to send instead (RFC 6750)", "schema": {"type": "string"}}
+
+
+def with_headers(responses: Responses) -> Responses:
+    """401 tells how to authenticate, and 429 when to come back."""
+    headers = {401: {"WWW-Authenticate": CHALLENGE}, 429: {"Retry-After": WAIT}}
+    return {
+        status: {**response, "headers": headers[status]} if status in headers else response
+        for status, response in responses.items()
+        if isinstance(status, int)
+    }
+
+
+AUTH_ERRORS = with_headers(refusals(Unauthenticated, InvalidToken))
+"""What every route that asks for a token may answer."""
+
+LOGIN_ERRORS = {
+    **with_headers(refusals(InvalidCredentials, TooManyLogins, Overloaded)),
+    413: described(413, TOO_LARGE),
+}
+
+
+class AccessToken(BaseModel):
+    """To be sent with every request as `Authorization: Bearer`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "access_token": "<header.payload.signature>",
+                    "token_type": "bearer",
+                    "expires_in": 1800,
+                }
+            ]
+        }
+    )
+
+    access_token: str
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the name of a scheme
+    expires_in: int = Field(description="Seconds for which the token is valid")
+
+
+class LoggedOut(BaseModel):
+    """The token is refused from now on, by every worker."""
+
+    message: str
+
+
+@router.post("/login", responses=LOGIN_ERRORS)
+async def login(
+    username: Annotated[str, Form(max_length=LONGEST_PASSWORD)],
+    password: Annotated[
+        str, Form(max_length=LONGEST_PASSWORD, json_schema_extra={"format": "password"})
+    ],
+    authentication: AuthenticationDep,
+    address: ClientAddress,
+) -> AccessToken:
+    """Exchange a user name and a password for a token."""
+    token = await authentication.login(username, password, address)
+    return AccessToken(access_token=token, expires_in=authentication.tokens.lifetime_seconds)
+
+
+@router.post("/logout", responses=AUTH_ERRORS)
+async def logout(user: CurrentUser, authentication: AuthenticationDep) -> LoggedOut:
+    """End the validity of the token that came with this request."""
+    await authentication.logout(user)
+    return LoggedOut(message="Logged out")
