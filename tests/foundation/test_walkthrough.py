@@ -18,7 +18,8 @@ class Hello(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(f"hello from {WHO}, key {os.environ.get('OPENAI_API_KEY') or None}".encode())
+        key = os.environ.get("OPENAI_API_KEY") or None
+        self.wfile.write(f"hello from {WHO}, key {key}".encode())
 
 if "stubborn" in sys.argv:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
