@@ -3,6 +3,7 @@
 HOST and PORT say where, by default 127.0.0.1:8000. Ctrl-C stops everything that was started here.
 """
 
+import errno
 import os
 import socket
 import sys
@@ -50,10 +51,13 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as exc:
-        sys.exit(
-            f"Cannot listen on {host}:{port} ({exc.strerror}): stop what is using it, "
-            f"or choose another port, such as PORT={port + 1 if port < 65535 else 8001}."
-        )
+        reason = (exc.strerror or str(exc)).partition(" (while")[0]  # the rest is the address
+        other = port + 1 if 1024 <= port < 65535 else 8001
+        advice = {
+            errno.EADDRINUSE: f"stop what is using it, or choose another port, as in PORT={other}",
+            errno.EACCES: f"choose a port above 1023, as in PORT={other}",
+        }.get(exc.errno or 0, "HOST must be an address of this computer, as in HOST=127.0.0.1")
+        sys.exit(f"Cannot listen on {host}:{port} ({reason}): {advice}.")
 
 
 def greeting(host: str, port: int) -> str:
@@ -78,7 +82,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
+        if self.started and not self.should_exit:  # Ctrl-C may have come first
             print(self._greeting, flush=True)
 
 

@@ -1,5 +1,6 @@
 """A page is followed to the letter, and the first untruth in it is named."""
 
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable
@@ -33,6 +34,8 @@ with http.server.HTTPServer(("127.0.0.1", PORT), Hello) as server:
             raise
 """
 
+PYTHON = shlex.quote(sys.executable)  # a path may have a space
+
 Follow = Callable[[str], Walkthrough]
 
 
@@ -46,8 +49,8 @@ def follow(tmp_path: Path) -> Follow:
 
     def read(text: str) -> Walkthrough:
         page = tmp_path / "guide.md"
-        page.write_text(textwrap.dedent(text).replace("python -m", f"{sys.executable} -m"))
-        with Walkthrough(tmp_path, f"{sys.executable} -m shared.hello default") as reader:
+        page.write_text(textwrap.dedent(text).replace("python -m", f"{PYTHON} -m"))
+        with Walkthrough(tmp_path, f"{PYTHON} -m shared.hello default") as reader:
             reader.read(read_page(page))
         return reader
 

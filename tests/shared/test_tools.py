@@ -285,10 +285,10 @@ def test_size_limit(fits: str, too_large: str) -> None:
     ],
 )
 def test_never_hangs(expression: str) -> None:
-    """Bombs are refused before they are computed, within milliseconds of CPU time."""
+    """Bombs are refused before they are computed: any of them would take minutes, or all memory."""
     started = time.thread_time()
     answer = calculated(expression)
-    assert time.thread_time() - started < 0.05
+    assert time.thread_time() - started < 1  # the process may collect its garbage meanwhile
     assert len(answer) <= 1100
 
 
