@@ -85,7 +85,7 @@ install() {
 run() {
     if output=$("$@" 2>&1); then return; fi
     case $output in
-    *NewConnectionError* | *ProxyError* | *ConnectTimeout* | *"error sending request"* | *"Failed to fetch"*)
+    *NewConnectionError* | *NameResolutionError* | *ProxyError* | *ConnectTimeout* | *"error sending request"* | *"Failed to fetch"*)
         refuse "the package index could not be reached; check the network or the proxy and run this again"
         ;;
     esac

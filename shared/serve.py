@@ -5,10 +5,12 @@ HOST and PORT say where, by default 127.0.0.1:8000. Ctrl-C stops everything that
 
 import errno
 import os
+import signal
 import socket
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from dotenv import dotenv_values
@@ -84,6 +86,12 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started and not self.should_exit:  # Ctrl-C may have come first
             print(self._greeting, flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A second Ctrl-C ends at once, without a traceback for each open stream."""
+        if self.should_exit and sig == signal.SIGINT:
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
 
 
 if __name__ == "__main__":
