@@ -142,7 +142,7 @@ class Server:
     def __init__(self, text: str, root: Path, port: int) -> None:
         self.text = text
         self.port = port
-        self.log = tempfile.TemporaryFile("a+", encoding="utf-8")  # noqa: SIM115
+        self.log = tempfile.TemporaryFile("a+", encoding="utf-8")  # noqa: SIM115 - closed by stop()
         self.process = subprocess.Popen(
             ["bash", "-c", text],
             cwd=root,

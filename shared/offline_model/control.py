@@ -148,7 +148,7 @@ class OfflineModel:
     async def wait_for_async(
         self,
         predicate: Callable[["OfflineModel"], bool],
-        timeout: float = 5.0,  # noqa: ASYNC109
+        timeout: float = 5.0,  # noqa: ASYNC109 - as in wait_for
     ) -> None:
         """`wait_for`, without blocking the event loop."""
         await asyncio.to_thread(self.wait_for, predicate, timeout)

@@ -272,7 +272,7 @@ FORGED = {
     "exp true": signed(changed(exp=True, iat=False)),
     "iat a text": signed(changed(iat="now")),
     "nbf a text": signed(changed(nbf="now")),
-    "no object": signed([]),  # type: ignore[arg-type]
+    "no object": signed([]),  # type: ignore[arg-type]  # on purpose
     "tampered": tampered(GENUINE),
     "tampered signature": GENUINE[:-8] + "AAAAAAAA",
     "cut": GENUINE[:-1],

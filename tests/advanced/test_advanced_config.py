@@ -142,7 +142,7 @@ def test_names_are_case_sensitive(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_are_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody changes a setting after the start."""
     with pytest.raises(ValidationError):
-        read(monkeypatch, {}).PORT = 9000  # type: ignore[misc]
+        read(monkeypatch, {}).PORT = 9000  # type: ignore[misc]  # on purpose
 
 
 def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,9 +53,9 @@ _SMALL_TALK = {
     re.compile(_WHO_ARE_YOU): WHAT_I_AM,
 }
 _MY_NAME_IS = re.compile(
-    r"\b(?:[Mm]y name is|[Mm]y name's|[Cc]all me|[Ii] am called) ([^\W\d_][\w'’-]{0,40}"  # noqa: RUF001
-    r"(?: [^\W\d_a-z][\w'’-]{0,40}){0,2})"  # noqa: RUF001
-    r"|^(?:[Ii] am|[Ii]'m) ([^\W\d_a-z][\w'’-]{0,40})[.!]?$"  # noqa: RUF001
+    r"\b(?:[Mm]y name is|[Mm]y name's|[Cc]all me|[Ii] am called) ([^\W\d_][\w'’-]{0,40}"
+    r"(?: [^\W\d_a-z][\w'’-]{0,40}){0,2})"
+    r"|^(?:[Ii] am|[Ii]'m) ([^\W\d_a-z][\w'’-]{0,40})[.!]?$"
 )
 _ASKS_NAME = re.compile(
     r"(?:what is|do you (?:know|remember)|tell me|remember) my name|who am i|what am i called"

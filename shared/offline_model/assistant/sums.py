@@ -62,7 +62,7 @@ _PHRASES = [
         (r"%(?! ?[\d(])", " percent"),
     ]
 ]
-_SIGNS = str.maketrans("×÷−–·", "*/--*")  # noqa: RUF001
+_SIGNS = str.maketrans("×÷−–·", "*/--*")
 _PERCENTS = r"(?: percent\b)?"
 _OPERAND = (
     rf"\({{0,8}} ?-? ?(?<![\w.])(?<!\d ){_NUMBER}(?!\w|\.\d){_PERCENTS} ?\){{0,8}}{_PERCENTS}"
