@@ -353,6 +353,8 @@ def test_any_text_gets_an_answer(expression: str) -> None:
 # ---------------------------------------------------------------- search
 
 QUESTIONS = """
+this-course: What is this course about?
+this-course: which tracks are there, and how long do they take
 deploying-an-agent: How do I deploy an agent with FastAPI?
 deploying-an-agent: how do i put my agent into production
 async-endpoints: Why does my graph.invoke block all other requests?
