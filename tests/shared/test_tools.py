@@ -561,11 +561,11 @@ def best_of(times: int, work: Callable[[], object]) -> float:
 
 
 def test_is_fast() -> None:
-    """The index takes less than 50 ms to build and no query more than 5 ms."""
-    assert best_of(5, tools._index.__wrapped__) < 0.05
-    assert best_of(5, lambda: found("How do I stream tokens with FastAPI?")) < 0.005
-    assert best_of(5, lambda: found(" ".join(tools._index()))) < 0.005
-    assert best_of(5, lambda: found("x " * 500_000)) < 0.005
+    """A search costs a small part of reading the handbook, however long the query is."""
+    reading = best_of(5, tools._index.__wrapped__)
+    assert best_of(5, lambda: found("How do I stream tokens with FastAPI?")) < reading / 10
+    assert best_of(5, lambda: found(" ".join(tools._index()))) < reading / 2
+    assert best_of(5, lambda: found("x " * 500_000)) < reading / 2
 
 
 def test_first_searches_may_come_together() -> None:
