@@ -67,11 +67,21 @@ class Advanced:
             verify=no_certificates(),
         )
 
+    def waiting_client(self, token: str | None = None) -> httpx.Client:
+        """The same for tests that wait for one answer after the other."""
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=30.0,
+            trust_env=False,
+            verify=no_certificates(),
+        )
+
     def log_in(self, name: str = "carol") -> str:
         """A new token."""
-        form = {"username": name, "password": PASSWORDS[name]}
-        with httpx.Client(base_url=self.url, trust_env=False, verify=no_certificates()) as client:
-            response = client.post(LOGIN, data=form)
+        with self.waiting_client() as client:
+            response = client.post(LOGIN, data={"username": name, "password": PASSWORDS[name]})
         assert response.status_code == 200, response.text
         return str(response.json()["access_token"])
 
