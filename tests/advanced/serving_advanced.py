@@ -103,6 +103,19 @@ class Advanced:
                 return worker.pid
         raise AssertionError(f"no worker has the connection from port {port}")
 
+    async def client_of_each_worker(self, token: str | None = None) -> list[httpx.AsyncClient]:
+        """Clients whose first connections, which stay, are each to another worker."""
+        found: dict[int, httpx.AsyncClient] = {}
+        for _ in range(200):
+            client = self.client(token)
+            pid = self.worker_of(await client.get("/health/live"))
+            if pid in found:
+                await client.aclose()
+            found.setdefault(pid, client)
+            if len(found) == len(self.workers()):
+                return list(found.values())
+        raise AssertionError(f"all connections went to {list(found)}")
+
 
 @cache
 def no_certificates() -> ssl.SSLContext:

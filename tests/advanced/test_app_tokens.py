@@ -255,26 +255,11 @@ async def test_the_scheme_has_no_case(nobody: httpx.AsyncClient) -> None:
         assert (await nobody.get("/api/v1/sessions", headers=headers)).status_code == 200
 
 
-async def connected_to_each_worker(service: Advanced, token: str) -> list[httpx.AsyncClient]:
-    """A client for each worker, with a connection that stays."""
-    found: dict[int, httpx.AsyncClient] = {}
-    for _ in range(100):
-        client = service.client(token)
-        pid = service.worker_of(await client.get("/health/live"))
-        if pid in found:
-            await client.aclose()
-        else:
-            found[pid] = client
-        if len(found) == len(service.workers()):
-            return list(found.values())
-    raise AssertionError(f"all connections went to {list(found)}")
-
-
 async def test_a_logout_is_seen_by_all_workers(shared_service: Advanced) -> None:
     """From the next request on, whichever worker was told; other tokens of the user live on."""
     for first in (0, 1):
         token, other = shared_service.log_in("carol"), shared_service.log_in("carol")
-        clients = await connected_to_each_worker(shared_service, token)
+        clients = await shared_service.client_of_each_worker(token)
         for client in clients:
             assert (await client.get("/api/v1/sessions")).status_code == 200
         out = await clients[first].post(LOGOUT)
@@ -295,7 +280,7 @@ async def test_what_happens_to_a_user_and_to_redis(serve: Serve) -> None:
     service = serve(WORKERS="2")
     tokens = {name: service.log_in(name) for name in PASSWORDS}
     gone = service.log_in("carol")
-    clients = await connected_to_each_worker(service, tokens["carol"])
+    clients = await service.client_of_each_worker(tokens["carol"])
 
     async def statuses(token: str) -> list[int]:
         headers = {"Authorization": f"Bearer {token}"}
