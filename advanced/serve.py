@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess
 
-from advanced.app.config import Settings, signing_key
+from advanced.app.config import Settings, read_settings, signing_key
 from advanced.app.logs import log_config
 from advanced.app.users import demo_password
 from advanced.embedded_redis import NoEmbeddedRedis, embedded_redis
 from shared.errors import ConfigurationError
-from shared.serve import Server, env_file, listen, offline_model, port_of, url_of
+from shared.serve import Server, listen, offline_model, port_of, url_of
 from shared.web.lifecycle import sentence
 
 APP = "advanced.app.main:app"
@@ -28,9 +28,8 @@ START_SECONDS = 60.0
 
 
 def main() -> None:
-    env_file()  # refused here in one sentence if nobody can read it
     try:
-        run(Settings())
+        run(read_settings())
     except (ConfigurationError, ValidationError) as exc:
         sys.exit(sentence(exc))
 

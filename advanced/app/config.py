@@ -225,10 +225,21 @@ class Settings(BaseSettings):
         return init_settings, env_settings, dotenv_settings, file_secret_settings
 
 
+def read_settings() -> Settings:
+    """Raises pydantic's ValidationError, or ConfigurationError for a file that is no text."""
+    try:
+        return Settings()
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(
+            f"{ROOT / '.env'}, or a file in SECRETS_DIR, is not UTF-8: save it as UTF-8 in your "
+            "editor, and start again."
+        ) from exc
+
+
 @cache
 def get_settings() -> Settings:
     """The hand-out's global `settings`, read when first asked for and the same ever after."""
-    return Settings()
+    return read_settings()
 
 
 def is_example(key: str) -> bool:

@@ -1,5 +1,7 @@
 """What this app's edge does beyond `shared/web/edge.py`: real clients, and headers for browsers."""
 
+from ipaddress import ip_address
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,6 +16,8 @@ SECURITY_HEADERS = {
 }
 FOR_PAGES = {**SECURITY_HEADERS, "Content-Security-Policy": "frame-ancestors 'none'"}
 """Our few pages have scripts and styles."""
+
+LOOPBACK = ip_address("127.0.0.1")
 
 STRICT_TRANSPORT = {"Strict-Transport-Security": "max-age=31536000"}
 
@@ -48,19 +52,27 @@ class RealClient:
     """Puts the real client's address where everybody looks for it: `scope["client"]`.
 
     Only what our own proxies added to X-Forwarded-For is believed. uvicorn, when it is started by
-    hand, believes everybody on this machine, and then leaves port 0: who that was is known.
+    hand, believes everybody on this machine: so an address that the header names, too, was this
+    machine's, unless it has a proxy of ours.
     """
 
     def __init__(self, app: ASGIApp, *, proxies: tuple[Network, ...]) -> None:
         self.app = app
         self._proxies = proxies
+        self._proxy_here = any(LOOPBACK in network for network in proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         host, port = scope.get("client") or (None, 0)
         forwarded = Headers(scope=scope).getlist("x-forwarded-for")
-        if forwarded and host is not None and port == 0:
-            host = "127.0.0.1"
+        if host is not None and not self._proxy_here and names(forwarded, host):
+            host = str(LOOPBACK)
         scope["client"] = (client_address(host, forwarded, self._proxies), port)
         return await self.app(scope, receive, send)
+
+
+def names(forwarded: list[str], host: str) -> bool:
+    """Whether this is one of the addresses; some come with a port, and in brackets."""
+    hops = [hop.strip().removeprefix("[") for value in forwarded for hop in value.split(",")]
+    return any(hop.startswith(host) for hop in hops)

@@ -27,6 +27,9 @@ from .users import DEMO_NAMES, Record, Users, demo_password, demo_users_announce
 TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 """Without padding, which PyJWT would take: one token has one spelling."""
 
+LAST_SECOND = 253_402_300_799
+"""Of the year 9999: there is no date for a later one."""
+
 REQUIRED = ["exp", "iat", "sub", "jti", "iss", "aud"]
 
 
@@ -127,7 +130,7 @@ class Tokens:
 
 def seconds(claims: Mapping[str, Any], name: str) -> int:
     value = claims[name]
-    if type(value) is not int:  # True would be one, too
+    if type(value) is not int or not 0 <= value <= LAST_SECOND:  # True would be one, too
         raise InvalidToken
     return value
 

@@ -79,9 +79,10 @@ class SqliteSessions:
             await self.check()
         except SessionStoreUnavailable as exc:
             await self.close()
+            reason = getattr(exc.__cause__, "strerror", None) or exc.__cause__
             raise ConfigurationError(
-                f"The session store {self.database.path} cannot be used ({exc.__cause__}): "
-                "repair it, move it away, or name another file."
+                f"STATE_DIR: the session store {self.database.path} cannot be used ({reason}); "
+                "repair it, move it away, or choose another folder."
             ) from exc
         self._sweeping = asyncio.create_task(self._keep_sweeping())
         return self

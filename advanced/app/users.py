@@ -22,7 +22,7 @@ from pydantic import SecretStr, ValidationError
 from shared.errors import ConfigurationError
 from shared.web.lifecycle import sentence
 
-from .config import Settings
+from .config import Settings, read_settings
 from .passwords import Hash, hash_password
 from .private_files import locked, write_privately
 
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--remove", action="store_true", help="the user may not log in any more")
     arguments = parser.parse_args()
     try:
-        print(done(Settings().USERS_FILE, arguments.name, remove=arguments.remove))
+        print(done(read_settings().USERS_FILE, arguments.name, remove=arguments.remove))
     except (ConfigurationError, ValidationError) as exc:
         sys.exit(sentence(exc))
     except OSError as exc:

@@ -43,8 +43,10 @@ async def on_validation_error(_: Request, exc: RequestValidationError) -> JSONRe
 
 async def on_http_exception(request: Request, exc: HTTPException) -> JSONResponse:
     """What the framework refuses by itself: 404, 405, 413, and bodies that it cannot read."""
-    if exc.detail == "There was an error parsing the body":  # FastAPI's, with a 400
-        return as_json(422, VALIDATION.model_copy(update={"detail": "body: not readable JSON"}))
+    if exc.status_code == 400:  # theirs alone; FastAPI's text is for JSON, Starlette's for forms
+        json = exc.detail == "There was an error parsing the body"
+        detail = "body: not readable JSON" if json else "body: not a readable form"
+        return as_json(422, VALIDATION.model_copy(update={"detail": detail}))
     headers = {"Allow": allowed(request)} if exc.status_code == 405 else exc.headers
     refused = ErrorResponse(error="The request was refused.", code=f"http_{exc.status_code}")
     return as_json(exc.status_code, BY_STATUS.get(exc.status_code, refused), headers)

@@ -57,7 +57,11 @@ def sentence(exc: ConfigurationError | ValidationError) -> str:
     """What is wrong with which setting; never the value, which may be a secret."""
     if isinstance(exc, ConfigurationError):
         return str(exc)
-    faults = (f"{'.'.join(map(str, error['loc']))}: {complaint(error)}" for error in exc.errors())
+    faults = (
+        f"{'.'.join(map(str, error['loc']))}: {complaint(error)}"
+        for error in exc.errors()
+        if error["type"] != "default_factory_not_called"  # nothing is wrong with that one
+    )
     return f"The service does not start as configured: {'; '.join(faults)}."
 
 

@@ -56,9 +56,10 @@ class LoggedOut(BaseModel):
 
 @router.post("/login", responses=LOGIN_ERRORS, dependencies=[Depends(limited_by_address)])
 async def login(
-    username: Annotated[str, Form(max_length=LONGEST_PASSWORD)],
+    username: Annotated[str, Form(min_length=1, max_length=LONGEST_PASSWORD)],
     password: Annotated[
-        str, Form(max_length=LONGEST_PASSWORD, json_schema_extra={"format": "password"})
+        str,
+        Form(min_length=1, max_length=LONGEST_PASSWORD, json_schema_extra={"format": "password"}),
     ],
     authentication: AuthenticationDep,
     address: ClientAddress,
