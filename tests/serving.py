@@ -131,22 +131,19 @@ class Process:
         assert self.failure_expected or TRACEBACK not in self.output, self.output
 
 
-class Service(Process):
-    """An application under uvicorn. Made ready: it answers as soon as the object is there."""
+class Listener(Process):
+    """A process that answers as soon as the object is there: it has said where it listens."""
 
     def __init__(
         self,
+        arguments: Sequence[str],
         folder: Path,
         more: Mapping[str, str] | None = None,
-        app: str = "medium.app.main:app",
+        says: str = r"running on http://127\.0\.0\.1:(\d+)",
     ) -> None:
-        super().__init__(
-            ["-m", "uvicorn", app, "--port", "0", "--backlog", "2048", "--no-access-log"],
-            folder,
-            more,
-        )
+        super().__init__(arguments, folder, more)
         try:
-            match = self.wait_for_output(r"running on http://127\.0\.0\.1:(\d+)", START_SECONDS)
+            match = self.wait_for_output(says, START_SECONDS)
         except BaseException:
             self.stop()
             raise
@@ -174,6 +171,22 @@ class Service(Process):
         connection.settimeout(20)
         connection.connect(("127.0.0.1", self.port))
         return connection
+
+
+class Service(Listener):
+    """An application under uvicorn."""
+
+    def __init__(
+        self,
+        folder: Path,
+        more: Mapping[str, str] | None = None,
+        app: str = "medium.app.main:app",
+    ) -> None:
+        super().__init__(
+            ["-m", "uvicorn", app, "--port", "0", "--backlog", "2048", "--no-access-log"],
+            folder,
+            more,
+        )
 
 
 def with_model(model: OfflineModel, **more: str) -> dict[str, str]:
