@@ -5,7 +5,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,20 @@ PROMPT = 0.9
 
 
 @pytest.fixture(scope="module")
-def service(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Advanced]:
-    """A service that lets each user and address ask once in an hour."""
+def both(
+    checkout: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Advanced, str]]:
+    """A service that lets each user and address ask once in an hour, and a user's token."""
     state = tmp_path_factory.mktemp("health")
     with served_advanced(
         checkout, state, RATE_LIMIT_REQUESTS="1", RATE_LIMIT_WINDOW="3600"
     ) as service:
-        yield service
+        yield service, service.log_in()
+
+
+@pytest.fixture
+def service(both: tuple[Advanced, str]) -> Advanced:
+    return both[0]
 
 
 async def see(client: httpx.AsyncClient, **states: str) -> httpx.Response:
@@ -106,10 +113,11 @@ async def test_a_service_that_does_without_says_so(
         assert (await see(client)).json()["degraded"] is False
 
 
-async def test_without_its_sessions_a_service_is_not_ready(service: Advanced) -> None:
+async def test_without_its_sessions_a_service_is_not_ready(both: tuple[Advanced, str]) -> None:
     """503, an ErrorResponse with Retry-After; it lives, and is ready again when they are back."""
-    with sqlite3.connect(service.state / "sessions.db") as file:
-        async with service.user() as client:
+    service, token = both
+    with closing(sqlite3.connect(service.state / "sessions.db")) as file:
+        async with service.client(token) as client:
             await see(client)
             file.execute("ALTER TABLE sessions RENAME TO away")
             file.commit()
@@ -126,7 +134,6 @@ async def test_without_its_sessions_a_service_is_not_ready(service: Advanced) ->
                 file.execute("ALTER TABLE away RENAME TO sessions")
                 file.commit()
             await see(client)
-    file.close()
     for response in refused:
         assert response.status_code == 503
         assert int(response.headers["retry-after"]) >= 1
