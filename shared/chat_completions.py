@@ -94,6 +94,7 @@ class ChatCompletions:
             "Content-Type": "application/json",
         }
         self._session: aiohttp.ClientSession | None = None
+        self._probes: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -104,8 +105,9 @@ class ChatCompletions:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._session, self._probes):
+            if session is not None:
+                await session.close()
 
     @property
     def with_raw_response(self) -> "WholeAnswers":
@@ -119,7 +121,8 @@ class ChatCompletions:
     async def post(self, payload: Json) -> aiohttp.ClientResponse:
         """The response, once its status is 200. Raises ModelUnavailable or ModelError."""
         try:
-            response = await self._open_session().post(
+            self._session = self._session or self._open_session(self._at_once)
+            response = await self._session.post(
                 self._url, data=orjson.dumps(payload), headers=self._headers, allow_redirects=False
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
@@ -136,8 +139,10 @@ class ChatCompletions:
 
         Not every compatible server lists its models, but a 404 is an answer, too.
         """
+        # A connection beside those of the calls: a busy service would wait for one in vain.
+        self._probes = self._probes or self._open_session(1)
         try:
-            async with self._open_session().get(
+            async with self._probes.get(
                 f"{self._base_url}/models",
                 headers=self._headers,
                 allow_redirects=False,
@@ -146,19 +151,18 @@ class ChatCompletions:
         except (aiohttp.ClientError, TimeoutError):
             return False
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            secure = self._url.startswith("https:")
-            self._session = aiohttp.ClientSession(
-                # aiohttp's own limit of 100 would make the 101st stream wait unseen.
-                connector=CleanConnections(
-                    limit=self._at_once, ssl=httpx2.create_ssl_context() if secure else False
-                ),
-                timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT),
-                proxy=proxy_for(self._url),
-                auto_decompress=False,
-            )
-        return self._session
+    def _open_session(self, at_once: int) -> aiohttp.ClientSession:
+        secure = self._url.startswith("https:")
+        return aiohttp.ClientSession(
+            # aiohttp's own limit of 100 would make the 101st stream wait unseen.
+            connector=CleanConnections(
+                limit=at_once, ssl=httpx2.create_ssl_context() if secure else False
+            ),
+            # Its `connect` would count the wait for one of `at_once` places, too.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+            proxy=proxy_for(self._url),
+            auto_decompress=False,
+        )
 
 
 class WholeAnswers:

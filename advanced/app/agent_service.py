@@ -14,6 +14,7 @@ from typing import Any, Self, cast
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointMetadata, empty_checkpoint
 from langgraph.graph.message import add_messages
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import shared
 from shared.agent_service import AgentService, thread
@@ -105,7 +106,7 @@ class ProductionAgentService(AgentService):
             return await self._make(query, iterations, say if aloud else None)
 
         key = cache_key("answer", self._user, self._answers_depend_on, query, iterations)
-        async with self._cache.answer(key, make, keep=may_be_repeated) as answer:
+        async with self._cache.answer(key, make, keep=may_be_repeated, believe=is_answer) as answer:
             heard = await passed_on(answer.pieces(), context) if aloud else False
             made = await answer.result()
         if not heard:  # it came whole, from the store or from another worker
@@ -148,14 +149,14 @@ class ProductionAgentService(AgentService):
                     )
             except TimeoutError:
                 raise ModelTimeout from None
-        return {
-            "response": state["response"],
-            "stopped": state["stopped"],
-            "flawed": context.flawed,
-            "tools": context.tools,
-            "iterations": context.iterations,
-            "tokens_used": context.tokens_used,
-        }
+        return Made(
+            response=state["response"],
+            stopped=state["stopped"],
+            flawed=context.flawed,
+            tools=context.tools,
+            iterations=context.iterations,
+            tokens_used=context.tokens_used,
+        ).model_dump()
 
     @asynccontextmanager
     async def _at_the_model(self, context: TurnContext) -> AsyncIterator[None]:
@@ -169,6 +170,28 @@ class ProductionAgentService(AgentService):
                 tokens.labels("input").inc(context.input_tokens)
                 tokens.labels("output").inc(context.output_tokens)
                 note(model_seconds=round(context.model_seconds, 6), tokens=context.tokens_used)
+
+
+class Made(BaseModel):
+    """What a question without a history comes to, as it is kept."""
+
+    model_config = ConfigDict(strict=True)
+
+    response: str = Field(min_length=1)
+    stopped: str | None
+    flawed: bool
+    tools: list[dict[str, Any]]
+    iterations: int
+    tokens_used: int | None
+
+
+def is_answer(value: Any) -> bool:
+    """Whether what came out of Redis is what `_make` returns."""
+    try:
+        Made.model_validate(value)
+    except ValidationError:
+        return False
+    return True
 
 
 def may_be_repeated(made: dict[str, Any]) -> bool:

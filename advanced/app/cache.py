@@ -8,7 +8,7 @@ equal questions share a flight in each process for itself. No error of Redis rea
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ import orjson
 
 from shared.errors import AgentError, Overloaded
 
-from .flight import Answer, Flight, Source, Work
+from .flight import Answer, Flight, Source, Test, Work
 from .redis_link import RedisAway, RedisLink
 
 logger = logging.getLogger(__name__)
@@ -110,19 +110,25 @@ class CacheService:
 
     @asynccontextmanager
     async def answer(
-        self, key: str, work: Work, *, keep: Callable[[Any], bool] = lambda _: True
+        self,
+        key: str,
+        work: Work,
+        *,
+        keep: Test = lambda _: True,
+        believe: Test = lambda _: True,
     ) -> AsyncIterator[Answer]:
         """The answer to the question that `key` (see `cache_key`) stands for, made once for all.
 
         It is looked up, else awaited from whoever makes it, else made by `work`. It is kept for
-        CACHE_TTL if `keep` says so of its value; an error, and a value that is not kept, reaches
-        all who wait at that time. Leaving the block early harms nobody; when the last has left,
-        in all processes, the work is cancelled, at most a second later.
+        CACHE_TTL if `keep` says so of its value, and taken from others if they made it and
+        `believe` says so: anybody may have written to Redis. An error, and a value that is not
+        kept, reaches all who wait at that time. Leaving the block early harms nobody; when the
+        last has left, in all processes, the work is cancelled, at most a second later.
         """
         flight = self._flights.get(key)
         first = flight is None
         if flight is None:
-            flight = self._start(Flight(key, work, keep))
+            flight = self._start(Flight(key, work, keep, believe))
         try:
             with flight.joined():
                 yield Answer(flight, first=first)
@@ -277,7 +283,7 @@ def land(flight: Flight, value: Any) -> bytes:
 def take_value(flight: Flight, raw: bytes, source: Source) -> bool:
     """Land the flight with what another one left. False if that is no value for its key."""
     content = unwrap(flight.key, raw)
-    if "value" in content:
+    if "value" in content and flight.believe(content["value"]):
         flight.land(orjson.dumps(content["value"]), source)
     return flight.landed
 

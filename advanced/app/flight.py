@@ -16,16 +16,20 @@ Work = Callable[[Say], Awaitable[Any]]
 """What makes an answer: it may `say` pieces while it goes, and returns a value that JSON can hold.
 It bounds its own time; it is cancelled when nobody waits any more."""
 
+Test = Callable[[Any], bool]
+"""Of a value."""
+
 Source = Literal["made", "shared", "stored"]
 
 
 class Flight:
     """One question's work, as `cache.py` sees it."""
 
-    def __init__(self, key: str, work: Work, keep: Callable[[Any], bool]) -> None:
+    def __init__(self, key: str, work: Work, keep: Test, believe: Test) -> None:
         self.key = key
         self.work = work
         self.keep = keep
+        self.believe = believe
         self.token = uuid4().hex
         """Its name among processes."""
         self.task: asyncio.Task[None] | None = None

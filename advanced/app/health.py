@@ -14,8 +14,9 @@ State = Literal["up", "down", "off"]
 KEPT = 2.0
 """Seconds for which an answer is repeated: probes, however many, ask nobody more often."""
 
-PATIENCE = 1.0
-"""Seconds until a dependency that says nothing counts as down."""
+PATIENCE = 0.5
+"""Seconds until a dependency that says nothing counts as down. Orchestrators often give a probe
+one second, and would take a service away that only has to do without its model."""
 
 Check = Callable[[], Awaitable[bool]]
 

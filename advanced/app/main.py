@@ -16,7 +16,7 @@ from shared.models import ServiceInfo
 from shared.playground import router as playground
 from shared.web.edge import Middleware, add_edge
 from shared.web.errors import on_agent_error
-from shared.web.lifecycle import ending_turns_at_shutdown, sentence
+from shared.web.lifecycle import end_with_the_parent, ending_turns_at_shutdown, sentence
 
 from .agent_service import ProductionAgentService
 from .cache import CacheService
@@ -91,6 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def running(app: FastAPI, config: Settings) -> AsyncIterator[None]:
     """Everything that lives and dies with the application, in the order in which it is needed."""
     apply_tracing(config)
+    end_with_the_parent()
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         sessions = await enter(open_sessions(config))

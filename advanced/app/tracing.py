@@ -41,4 +41,7 @@ async def exporting(provider: TracerProvider | None, settings: Settings) -> Asyn
     try:
         yield
     finally:
+        # What is left in the queue has this long; then the exporter takes no more of it.
+        late = asyncio.get_running_loop().call_later(EXPORT_SECONDS, exporter.shutdown)
         await asyncio.to_thread(provider.shutdown)
+        late.cancel()

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
@@ -86,10 +88,26 @@ async def ending_turns_at_shutdown(turns: Turns) -> AsyncIterator[None]:
         if not leaving:
             leaving.append(loop.create_task(drain_and_leave(turns, number)))
 
-    with signals_also_call(lambda number: loop.call_soon_threadsafe(leave, number)):
+    def told(number: int) -> None:
+        if leaving and number == signal.SIGINT:  # a second Ctrl-C: at once, and in silence, where
+            os._exit(128 + number)  # uvicorn would print a traceback for each open stream
+        loop.call_soon_threadsafe(leave, number)
+
+    with signals_also_call(told):
         yield
     for task in leaving:
         task.cancel()
+
+
+def end_with_the_parent() -> None:
+    """A worker whose parent was killed is told to stop: nobody else would, and it has the port."""
+
+    def wait(parent: BaseProcess) -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=wait, args=[parent], name="parent", daemon=True).start()
 
 
 async def drain_and_leave(turns: Turns, number: int) -> None:

@@ -55,10 +55,14 @@ class SlowPath:
             yield listener.sockets[0].getsockname()[1]
 
     async def _serve(self, up: asyncio.StreamReader, down: asyncio.StreamWriter) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:  # nobody is there
+            return down.close()
         asking = asyncio.create_task(self._copy(up, writer, lambda: 0))
         await self._copy(reader, down, lambda: self.delay)
         asking.cancel()
+        return None
 
     async def _copy(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, delay: Callable[[], float]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from shared import chat_completions
 from shared.chat_completions import (
     LARGEST_ANSWER,
     LINGER,
@@ -336,3 +337,17 @@ def test_a_proxy_is_for_other_machines(
     monkeypatch.setenv("http_proxy", "http://proxy.example.com:3128")
     monkeypatch.setenv("no_proxy", "model.example.com")
     assert proxy_for(url) == proxy
+
+
+async def test_a_call_may_wait_for_its_place_longer_than_for_a_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only connecting has its own short deadline: a place among `at_once` calls is the turn's."""
+    monkeypatch.setattr(chat_completions, "CONNECT_TIMEOUT", 0.1)
+    with OfflineModel() as model:
+        model.respond(Scenario("Hello.", first_token_delay=0.3))
+        async with ChatCompletions(base_url=model.base_url, api_key="any", at_once=1) as wire:
+            body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}
+            await asyncio.gather(*(wire.with_raw_response.create(**body) for _ in range(2)))
+            assert await wire.reachable()
+        assert [call.outcome for call in model.calls] == ["completed"] * 2
