@@ -11,6 +11,12 @@ help: ## Print this list
 medium: ready-medium ## Run the medium service on port 8000, or on PORT=9000
 	@exec $(PY) -m shared.serve medium.app.main:app
 
+advanced: ready-all ## Run the hardened service on port 8000, with WORKERS=2 if you like
+	@exec $(PY) -m advanced.serve
+
+user: ready-all ## Make a user of the advanced service: make user NAME=carol
+	@$(PY) -m advanced.app.users $(NAME)
+
 test: ready-all ## Run every test; ARGS="tests/docs -k link" goes on to pytest
 	@$(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
@@ -38,4 +44,4 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help medium test check format bench lock clean
+.PHONY: help medium advanced user test check format bench lock clean

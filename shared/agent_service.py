@@ -140,7 +140,6 @@ class AgentService:
 
     async def _run_graph(self, turn: Turn, query: str, context: TurnContext) -> AgentState:
         config = thread(turn.session_id)
-        config["recursion_limit"] = 3 * context.max_iterations + 10  # never the first to stop it
         state = self.graph.ainvoke(new_turn(query), config, context=context, durability="exit")
         return cast(AgentState, await state)
 

@@ -71,10 +71,11 @@ class CleanConnections(aiohttp.TCPConnector):
 class ChatCompletions:
     """One connection pool to one server. Opens nothing before the first call.
 
-    Raises ConfigurationError if `base_url` or `api_key` cannot be one.
+    `at_once` calls at most go on at the same time, and more wait; 0 is no bound. Raises
+    ConfigurationError if `base_url` or `api_key` cannot be one.
     """
 
-    def __init__(self, *, base_url: str | None, api_key: str) -> None:
+    def __init__(self, *, base_url: str | None, api_key: str, at_once: int = 0) -> None:
         api_key = api_key.strip()  # a file that holds a key often ends in a newline
         if not re.fullmatch(r"[\x21-\x7e]+", api_key):
             raise ConfigurationError("OPENAI_API_KEY holds characters that no key has.")
@@ -84,7 +85,9 @@ class ChatCompletions:
                 "OPENAI_BASE_URL must look like https://host:port/v1, "
                 "without a user, a query or a fragment."
             )
-        self._url = f"{base_url.rstrip('/')}/chat/completions"
+        self._base_url = base_url.rstrip("/")
+        self._url = f"{self._base_url}/chat/completions"
+        self._at_once = at_once
         self._headers = {
             "Accept-Encoding": "identity",  # nothing that unpacks to more than it seems to be
             "Authorization": f"Bearer {api_key}",
@@ -128,13 +131,28 @@ class ChatCompletions:
             refuse(response.status, response.headers.get("Retry-After"))
         return response
 
+    async def reachable(self) -> bool:
+        """Whether the server answers and takes the key. Costs no tokens.
+
+        Not every compatible server lists its models, but a 404 is an answer, too.
+        """
+        try:
+            async with self._open_session().get(
+                f"{self._base_url}/models",
+                headers=self._headers,
+                allow_redirects=False,
+            ) as response:
+                return response.status < 500 and response.status not in (401, 403)
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             secure = self._url.startswith("https:")
             self._session = aiohttp.ClientSession(
-                # No limit: aiohttp's own of 100 would make the 101st stream wait unseen.
+                # aiohttp's own limit of 100 would make the 101st stream wait unseen.
                 connector=CleanConnections(
-                    limit=0, ssl=httpx2.create_ssl_context() if secure else False
+                    limit=self._at_once, ssl=httpx2.create_ssl_context() if secure else False
                 ),
                 timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT),
                 proxy=proxy_for(self._url),

@@ -27,7 +27,9 @@ from langgraph.types import Overwrite, Send
 
 from shared.history import recent
 from shared.llm import MAX_ANSWER, ask
+from shared.models import MAX_ITERATIONS
 from shared.state import AgentState, TurnContext
+from shared.tools import failed
 
 SUPERVISOR = """You are the supervisor of a team that answers questions on deploying AI agents.
 Answer greetings and small talk yourself. Ask the researcher for facts about the course's subject
@@ -42,6 +44,9 @@ OUT_OF_ITERATIONS = (
     "I stopped before I had an answer: this question needs more model calls than max_iterations "
     "allows. Ask something smaller, or allow more."
 )
+
+STEPS = 3 * MAX_ITERATIONS + 10
+"""LangGraph's own bound, never the first to stop a turn: that is `max_iterations`."""
 
 CLEARED = cast(list[BaseMessage], Overwrite([]))  # replaces the list where a list would add to it
 
@@ -74,7 +79,7 @@ def build_graph(
     )
     graph.add_edge("researcher", "supervisor")
     graph.add_edge("analyst", "supervisor")
-    return graph.compile(checkpointer=checkpointer)
+    return graph.compile(checkpointer=checkpointer).with_config(recursion_limit=STEPS)
 
 
 def supervisor(llm: ChatOpenAI) -> Node[AgentState]:
@@ -110,6 +115,7 @@ def supervisor(llm: ChatOpenAI) -> Node[AgentState]:
         for call in answer.tool_calls:
             await turn.note_tool("supervisor", call["name"], call["args"])
         lost = [unknown(call) for call in answer.tool_calls if not route(call)]
+        turn.flawed |= bool(lost)
         return {"response": state["response"] + said, "work": [answer, *lost]}
 
     return node
@@ -128,12 +134,15 @@ def specialist(name: str, prompt: str, llm: ChatOpenAI, its_tool: BaseTool) -> N
             answer = await ask(model, [*task, *recent(work, beginning=AIMessage)], turn, name)
             if not answer.tool_calls:
                 report = answer.text
+                turn.flawed |= answer.response_metadata["stopped"] is not None
                 break
             work.append(answer)
             for call in answer.tool_calls:
                 await turn.note_tool(name, call["name"], call["args"])
                 known = call["name"] == its_tool.name
-                work.append(await its_tool.ainvoke(call) if known else unknown(call))
+                result = await its_tool.ainvoke(call) if known else unknown(call)
+                turn.flawed |= not known or failed(result.text)
+                work.append(result)
         return {"work": [ToolMessage(report, tool_call_id=state["id"])]}
 
     return node

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
@@ -45,10 +46,13 @@ async def open_llm(
     api_key: str | None = None,
     base_url: str | None = None,
     temperature: float | None = None,
+    max_tokens: int | None = None,
+    max_calls: int = 0,
 ) -> AsyncIterator[ChatOpenAI]:
     """The chat model, real or offline: only `base_url` differs. Its connections last as the block.
 
-    Without a `temperature` the model's own holds; some models refuse any. Raises
+    Without a `temperature` the model's own holds; some models refuse any. `max_tokens` bounds an
+    answer, `max_calls` the calls at the same time: more wait, and 0 is no bound. Raises
     ConfigurationError (a ValueError) when neither a key nor a base URL is given; a
     compatible server may need no key.
     """
@@ -58,17 +62,24 @@ async def open_llm(
             "or start with `make medium`, which brings an offline model."
         )
     key = api_key or "not-needed"
-    async with ChatCompletions(base_url=base_url, api_key=key) as completions:
+    async with ChatCompletions(base_url=base_url, api_key=key, at_once=max_calls) as completions:
         yield ChatOpenAI(
             model=model,
             api_key=SecretStr(key),
             base_url=base_url,
             temperature=temperature,
+            max_completion_tokens=max_tokens,
             async_client=completions,
             stream_chunk_timeout=None,  # the turn has the deadline
             stream_usage=True,  # off by default as soon as a base URL is set
             use_responses_api=False,
         )
+
+
+async def reachable(llm: ChatOpenAI) -> bool:
+    """Whether the server of an `open_llm` answers and takes the key. Costs no tokens."""
+    completions: ChatCompletions = llm.async_client
+    return await completions.reachable()
 
 
 async def ask(
@@ -95,6 +106,7 @@ async def ask(
         told = True
         await turn.say(agent, text)
 
+    started = time.perf_counter()
     for pause in (*RETRY_PAUSES, None):
         try:
             if aloud and turn.emit:
@@ -109,6 +121,9 @@ async def ask(
             if pause is None or told or not exc.transient:
                 raise
             await asyncio.sleep(pause * random.uniform(1, 1.25))
+        finally:
+            turn.model_seconds += time.perf_counter() - started
+            started = time.perf_counter()
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -157,7 +172,7 @@ def checked(answer: AIMessage, turn: TurnContext, room: int) -> AIMessage:
     by the model's own limit, or "content_filter".
     """
     if usage := answer.usage_metadata:
-        turn.count_tokens(usage["total_tokens"])
+        turn.count_tokens(usage)
     asked = [*answer.tool_calls, *answer.invalid_tool_calls]
     if sum(len(str(call["args"])) for call in asked) > MAX_ARGUMENTS:
         raise ModelError("Its tool calls have no end.")

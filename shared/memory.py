@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
+from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -115,6 +116,9 @@ class MemorySessions:
         self._activities = 0
         self._proven = 0
         self._records: dict[str, Record] = {}  # longest idle first
+
+    def new_id(self) -> str:
+        return str(uuid4())
 
     @asynccontextmanager
     async def turn(self, session_id: str, *, wait: float) -> AsyncIterator[Session]:

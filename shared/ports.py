@@ -26,6 +26,9 @@ class SessionPage:
 class SessionStore(Protocol):
     """Keeps the sessions, and lets one turn at a time into each."""
 
+    def new_id(self) -> str:
+        """An id for a session that is to be made by its first turn."""
+
     def turn(self, session_id: str, *, wait: float) -> AbstractAsyncContextManager[Session]:
         """Hold the session's turn, after all that asked for it earlier; makes the session if new.
 

@@ -8,7 +8,8 @@ import os
 import signal
 import socket
 import sys
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -26,20 +27,38 @@ TOKEN_DELAY = 0.015
 def main(arguments: list[str]) -> None:
     if len(arguments) != 1:
         sys.exit("Name the app to serve: python -m shared.serve medium.app.main:app")
-    given = {name: value for name, value in os.environ.items() if value}
-    settings = {**dotenv_values(ENV_FILE), **given}
+    settings = given_settings()
     host = settings.get("HOST") or "127.0.0.1"
-    port = as_port(settings.get("PORT") or "8000")
-    listener = listen(host, port)
+    listener = listen(host, as_port(settings.get("PORT") or "8000"))
     with ExitStack() as stack:
         if not settings.get("OPENAI_API_KEY") and not settings.get("OPENAI_BASE_URL"):
-            model = stack.enter_context(OfflineModel())
-            model.respond(Scenario(token_delay=TOKEN_DELAY))
-            os.environ["OPENAI_BASE_URL"] = model.base_url
-            print("No OPENAI_API_KEY: an offline model answers, from the course's handbook.")
-        port = listener.getsockname()[1]  # the one that the system chose, if it was to choose
+            stack.enter_context(offline_model())
+        config = uvicorn.Config(arguments[0])
         with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has shut down
-            Server(uvicorn.Config(arguments[0]), greeting(host, port)).run(sockets=[listener])
+            Server(config, greeting(host, port_of(listener))).run(sockets=[listener])
+
+
+def given_settings() -> dict[str, str | None]:
+    """From the environment, and from `.env`; what is empty there is not given."""
+    environment = {name: value for name, value in os.environ.items() if value}
+    return {**env_file(), **environment}
+
+
+def env_file() -> dict[str, str | None]:
+    try:
+        return dotenv_values(ENV_FILE)
+    except UnicodeDecodeError:
+        sys.exit(f"{ENV_FILE} is not UTF-8: save it as UTF-8 in your editor, and start again.")
+
+
+@contextmanager
+def offline_model() -> Iterator[None]:
+    """A model for the apps that are started in the block, as their OPENAI_BASE_URL."""
+    with OfflineModel() as model:
+        model.respond(Scenario(token_delay=TOKEN_DELAY))
+        os.environ["OPENAI_BASE_URL"] = model.base_url
+        print("No OPENAI_API_KEY: an offline model answers, from the course's handbook.")
+        yield
 
 
 def as_port(text: str) -> int:
@@ -62,8 +81,17 @@ def listen(host: str, port: int) -> socket.socket:
         sys.exit(f"Cannot listen on {host}:{port} ({reason}): {advice}.")
 
 
+def port_of(listener: socket.socket) -> int:
+    """The one that the system chose, if it was to choose."""
+    return int(listener.getsockname()[1])
+
+
+def url_of(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def greeting(host: str, port: int) -> str:
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    url = url_of(host, port)
     return f"""
 The agent is at {url}; its documentation is at {url}/docs, a page to try it at {url}/playground.
 In a second terminal:

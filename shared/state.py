@@ -6,6 +6,7 @@ from operator import add
 from typing import Annotated, Any, TypedDict
 
 from langchain_core.messages import BaseMessage
+from langchain_core.messages.ai import UsageMetadata
 from langgraph.graph.message import add_messages
 
 
@@ -42,7 +43,17 @@ class TurnContext:
     """Model calls so far, specialists' included; a repeated attempt is the same call."""
 
     tokens_used: int | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    model_seconds: float = 0.0
+    """Spent waiting for the model; calls side by side count each."""
+
     tools: list[dict[str, Any]] = field(default_factory=list)
+    flawed: bool = False
+    """Whether a tool call came to nothing or a report was cut: no answer to repeat to others."""
+
+    cached: bool = False
+    """Whether the answer was made for somebody else's question, or an earlier one."""
 
     @property
     def exhausted(self) -> bool:
@@ -57,9 +68,11 @@ class TurnContext:
         self.tools.append({"agent": agent, "name": name, "arguments": arguments})
         await self.say(agent, "", tool={"name": name, "arguments": arguments})
 
-    def count_tokens(self, total: int) -> None:
-        self.tokens_used = (self.tokens_used or 0) + max(total, 0)
+    def count_tokens(self, usage: UsageMetadata) -> None:
+        self.tokens_used = (self.tokens_used or 0) + max(usage["total_tokens"], 0)
+        self.input_tokens += max(usage["input_tokens"], 0)
+        self.output_tokens += max(usage["output_tokens"], 0)
 
     def summary(self) -> dict[str, Any]:
         """What a client is told of every turn, beside the answer."""
-        return {"iterations": self.iterations, "cached": False}
+        return {"iterations": self.iterations, "cached": self.cached}

@@ -17,6 +17,8 @@ from langchain_core.tools import tool
 from shared.arithmetic import CannotCalculate, as_text, evaluate
 
 HANDBOOK = Path(__file__).parent / "handbook"
+CANNOT = "Cannot calculate: "
+WRONG_ARGUMENTS = "The arguments are wrong; see the tool's description."
 NOT_FOUND = "The handbook has nothing about that; other words may find more."
 SUMMARY = "Summary"  # the heading of what stands above a page's first section
 SUMMARY_BOOST = 1.3  # it answers most questions of the kind "how do I ...?"
@@ -77,7 +79,12 @@ def calculate(
     try:
         return as_text(evaluate(expression))
     except CannotCalculate as exc:
-        return f"Cannot calculate: {exc}."
+        return f"{CANNOT}{exc}."
+
+
+def failed(result: str) -> bool:
+    """Whether a tool could not do what it was asked to. Finding nothing is a result."""
+    return result == WRONG_ARGUMENTS or result.startswith(CANNOT)
 
 
 @cache  # read at the first search; two first searches at once build the same index twice, no harm
@@ -119,4 +126,4 @@ def _words(text: str) -> list[str]:
 
 # A model that calls a tool with the wrong arguments is told so, like of any other mistake.
 for _tool in (search_handbook, calculate):
-    _tool.handle_validation_error = "The arguments are wrong; see the tool's description."
+    _tool.handle_validation_error = WRONG_ARGUMENTS

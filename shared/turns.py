@@ -8,8 +8,8 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any
-from uuid import uuid4
+from copy import copy
+from typing import Any, Self
 
 from shared.errors import AgentError, ModelTimeout, Overloaded
 from shared.models import StreamChunk
@@ -26,8 +26,10 @@ NOT_READ = "The model had more to say, but the answer was not read in time."
 class Turn:
     """One question on its way to an answer. Made by `Turns.open`."""
 
-    def __init__(self, session_id: str | None) -> None:
-        self.session_id = session_id or str(uuid4())
+    def __init__(self, session_id: str, *, first: bool) -> None:
+        self.session_id = session_id
+        self.first = first
+        """Whether it makes its session: there is no history."""
         self.blocked = 0
         """How many pieces wait for the reader to make room."""
 
@@ -102,7 +104,13 @@ class Turns:
         self._timeout = timeout
         self._wait = wait
         self._at_work: set[Turn] = set()
-        self._draining = False
+        self._draining = asyncio.Event()
+
+    def of(self, sessions: SessionStore) -> Self:
+        """The same turns under way, seen by someone who has other sessions."""
+        view = copy(self)
+        view._sessions = sessions
+        return view
 
     @asynccontextmanager
     async def open(
@@ -113,9 +121,9 @@ class Turns:
         The turn fails with SessionBusy after `wait` seconds in the queue, and with ModelTimeout
         after `timeout` seconds of work. Raises Overloaded once the service is shutting down.
         """
-        if self._draining:
+        if self._draining.is_set():
             raise shutting_down()
-        turn = Turn(session_id)
+        turn = Turn(session_id or self._sessions.new_id(), first=session_id is None)
         self._at_work.add(turn)
         # It is at work until its task is over, which can be after its reader has gone.
         async with turn.running(self._in_order(turn, work), self._at_work.discard):
@@ -128,7 +136,7 @@ class Turns:
 
     async def drain(self, grace: float) -> None:
         """Take no more turns, give those under way `grace` seconds, then end them."""
-        self._draining = True
+        self._draining.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 for turn in list(self._at_work):

@@ -34,7 +34,7 @@ KEY = "sk-test-5f2d9c81e7a640b3"
 
 def make_checkout(folder: Path) -> Path:
     """`folder` with links to the packages of this repository, and nothing else."""
-    for package in ("shared", "medium"):
+    for package in ("shared", "medium", "advanced"):
         (folder / package).symlink_to(ROOT / package, target_is_directory=True)
     return folder
 

@@ -111,6 +111,10 @@ class Settings(BaseSettings):
     OPENAI_MAX_TOKENS: int = Field(default=4096, ge=1, le=1_000_000)
     REQUEST_TIMEOUT: float = Field(default=60, gt=0, le=3600)
     TURN_WAIT: float = Field(default=30, gt=0, le=3600)
+    MAX_MODEL_CALLS: int = Field(default=128, ge=1, le=10_000)
+
+    SESSION_TTL: int = Field(default=7 * 86_400, ge=60, le=10 * 365 * 86_400)
+    MAX_SESSIONS: int = Field(default=1000, ge=1, le=1_000_000)
 
     REDIS_HOST: str | None = None
     REDIS_PORT: int = Field(default=6379, ge=1, le=65535)
@@ -136,7 +140,12 @@ class Settings(BaseSettings):
     CACHE_TTL: int = Field(default=3600, ge=1, le=30 * 86_400)
 
     ENABLE_METRICS: bool = True
+    METRICS_TOKEN: SecretStr | None = None
     ENABLE_TRACING: bool = False
+    OTEL_EXPORTER_OTLP_ENDPOINT: str | None = Field(
+        default=None, pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"
+    )
+    OTEL_SERVICE_NAME: str = Field(default="deploying-agents", min_length=1)
     LOG_LEVEL: Level = "INFO"
 
     LANGCHAIN_TRACING_V2: bool = False

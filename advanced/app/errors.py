@@ -33,3 +33,11 @@ class TooManyLogins(AgentError):
     status = 429
     code = "too_many_logins"
     error = "Too many logins failed; try again later."
+
+
+class RateLimited(AgentError):
+    """More requests in the window than this user, or this address, is allowed."""
+
+    status = 429
+    code = "rate_limited"
+    error = "Too many requests; try again later."

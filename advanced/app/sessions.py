@@ -106,6 +106,11 @@ class SqliteSessions:
             lambda connection: number(connection, "SELECT max(number) FROM sessions")
         )
 
+    async def answers(self) -> bool:
+        """The same for a probe: whether the file can be read."""
+        await self.check()
+        return True
+
     async def active(self) -> int:
         """How many sessions there are, of all users."""
         alive = self.alive_since()

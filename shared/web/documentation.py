@@ -18,6 +18,20 @@ from shared.web.streaming import as_event
 
 Responses = dict[int | str, dict[str, Any]]
 
+_WAIT = {
+    "Retry-After": {
+        "description": "Seconds to wait before trying again",
+        "schema": {"type": "integer"},
+    }
+}
+_CHALLENGE = {
+    "WWW-Authenticate": {
+        "description": "What to send instead (RFC 6750)",
+        "schema": {"type": "string"},
+    }
+}
+_HEADERS = {401: _CHALLENGE, 409: _WAIT, 429: _WAIT, 503: _WAIT}
+
 
 def described(status: int, *errors: ErrorResponse) -> dict[str, Any]:
     examples = {error.code: {"value": error.model_dump()} for error in errors}
@@ -26,9 +40,8 @@ def described(status: int, *errors: ErrorResponse) -> dict[str, Any]:
         "description": " Or: ".join(error.error for error in errors),
         "content": {"application/json": {"examples": examples}},
     }
-    if status in (409, 503):
-        wait = {"description": "Seconds to wait before trying again", "schema": {"type": "integer"}}
-        documented["headers"] = {"Retry-After": wait}
+    if status in _HEADERS:
+        documented["headers"] = _HEADERS[status]
     return documented
 
 
@@ -40,13 +53,18 @@ def refusals(*errors: type[AgentError]) -> Responses:
     return {status: described(status, *by_status[status]) for status in sorted(by_status)}
 
 
-REQUEST_ERRORS = refusals()
-SESSION_ERRORS = refusals(SessionNotFound)
-
 _TURN = (SessionNotFound, SessionBusy, ModelError, ModelUnavailable, Overloaded, ModelTimeout)
 _BODY: Responses = {413: described(413, TOO_LARGE)}
 
-TURN_ERRORS = {**refusals(UseStreamEndpoint, *_TURN), **_BODY}
+
+def session_errors(*more: type[AgentError]) -> Responses:
+    """What an endpoint for one session may answer, and `more` that this app refuses with."""
+    return refusals(SessionNotFound, *more)
+
+
+def turn_errors(*more: type[AgentError]) -> Responses:
+    return {**refusals(UseStreamEndpoint, *_TURN, *more), **_BODY}
+
 
 _LAST = {
     "session_id": "2f1c9a52-6a5f-4a0e-9d37-1d3c8f0a7f11",
@@ -80,25 +98,23 @@ _EVENT = {
         }
     },
 }
-STREAM_RESPONSES: Responses = {
-    200: {
-        "description": "Server-sent events: each `data:` holds a StreamChunk as JSON. Only the "
-        "last has `done: true`; if the answer failed on its way, its `metadata.error` says how.",
-        "content": {
-            "text/event-stream": {
-                "schema": {"type": "array", "items": _EVENT},
-                "itemSchema": _EVENT,  # the same, as OpenAPI 3.2 says it
-                "examples": {
-                    "answered": events(
-                        *_BEGINNING, StreamChunk(done=True, chunk="", metadata=_LAST)
-                    ),
-                    "failed on its way": events(
-                        _BEGINNING[1], StreamChunk(done=True, chunk="", metadata=_CUT_SHORT)
-                    ),
-                },
-            }
-        },
+_STREAM = {
+    "description": "Server-sent events: each `data:` holds a StreamChunk as JSON. Only the "
+    "last has `done: true`; if the answer failed on its way, its `metadata.error` says how.",
+    "content": {
+        "text/event-stream": {
+            "schema": {"type": "array", "items": _EVENT},
+            "itemSchema": _EVENT,  # the same, as OpenAPI 3.2 says it
+            "examples": {
+                "answered": events(*_BEGINNING, StreamChunk(done=True, chunk="", metadata=_LAST)),
+                "failed on its way": events(
+                    _BEGINNING[1], StreamChunk(done=True, chunk="", metadata=_CUT_SHORT)
+                ),
+            },
+        }
     },
-    **refusals(*_TURN),
-    **_BODY,
 }
+
+
+def stream_responses(*more: type[AgentError]) -> Responses:
+    return {200: _STREAM, **refusals(*_TURN, *more), **_BODY}

@@ -1,5 +1,7 @@
 """Everything that both apps put around their routes, in the order in which a request meets it."""
 
+from collections.abc import Callable
+
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -16,14 +18,25 @@ NO_CORS = ErrorResponse(
 )
 
 
-def add_edge(app: FastAPI) -> None:
-    """Error handlers and middleware. `app.state.cors_origins` is to be set at the app's start."""
+EXPOSED = ["RateLimit", "RateLimit-Policy", "Retry-After", "X-Process-Time", "X-Request-ID"]
+"""Response headers that a page from elsewhere may read."""
+
+Middleware = Callable[[ASGIApp], ASGIApp]
+
+
+def add_edge(app: FastAPI, *observers: Middleware) -> None:
+    """Error handlers and middleware. `app.state.cors_origins` is to be set at the app's start.
+
+    Observers see every request with its id, and every response, whoever of us gives it.
+    """
     add_error_handlers(app)
     # The last one added is the first one met.
     app.add_middleware(BodyLimit)
     app.add_middleware(StopWhenClientLeaves)
     app.add_middleware(ErrorBoundary)
     app.add_middleware(Cors)
+    for observer in observers:
+        app.add_middleware(observer)
     app.add_middleware(ResponseHeaders)
     app.add_middleware(PlainRefusal)
 
@@ -39,12 +52,14 @@ class Cors:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         if self._cors is None:
+            state = scope["app"].state
             self._cors = Preflight(
                 self.app,
-                allow_origins=getattr(scope["app"].state, "cors_origins", ()),
+                allow_origins=getattr(state, "cors_origins", ()),
+                allow_credentials=getattr(state, "cors_credentials", False),
                 allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-                expose_headers=["Retry-After", "X-Process-Time", "X-Request-ID"],
+                expose_headers=EXPOSED,
             )
         return await self._cors(scope, receive, send)
 

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from advanced.app.config import Settings, signing_key
 from advanced.app.database import Database
-from advanced.app.dependencies import CurrentUser, on_unauthenticated
+from advanced.app.dependencies import USER_ERRORS, CurrentUser, on_unauthenticated
 from advanced.app.errors import Unauthenticated
 from advanced.app.login_failures import WINDOW, MemoryLoginFailures, StoredLoginFailures
 from advanced.app.passwords import Hash, Passwords
@@ -33,6 +33,7 @@ from advanced.app.security import (
 )
 from advanced.app.users import Users, demo_password, remove_user, set_password
 from shared.models import ErrorResponse
+from shared.web.documentation import refusals
 from shared.web.edge import add_edge
 
 KEY = "a1b2c3d4e5f60718" * 4
@@ -60,7 +61,7 @@ def make_app(authentication: Authentication) -> FastAPI:
     app.exception_handler(Unauthenticated)(on_unauthenticated)
     app.include_router(auth.router, prefix="/api/v1")
 
-    @app.get("/me", responses=auth.AUTH_ERRORS)
+    @app.get("/me", responses=refusals(*USER_ERRORS))
     async def me(user: CurrentUser) -> str:
         return user.name
 

@@ -2,38 +2,28 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Form
+from fastapi import APIRouter, Depends, Form
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.errors import Overloaded
-from shared.web.documentation import Responses, described, refusals
+from shared.web.documentation import described, refusals
 from shared.web.errors import TOO_LARGE
 
-from ..dependencies import AuthenticationDep, ClientAddress, CurrentUser
-from ..errors import InvalidCredentials, InvalidToken, TooManyLogins, Unauthenticated
+from ..database import SessionStoreUnavailable
+from ..dependencies import (
+    USER_ERRORS,
+    AuthenticationDep,
+    ClientAddress,
+    CurrentUser,
+    limited_by_address,
+)
+from ..errors import InvalidCredentials, RateLimited, TooManyLogins
 from ..users import LONGEST_PASSWORD
 
 router = APIRouter(prefix="/auth", tags=["auth"])
 
-WAIT = {"description": "Seconds to wait before trying again", "schema": {"type": "integer"}}
-CHALLENGE = {"description": "What to send instead (RFC 6750)", "schema": {"type": "string"}}
-
-
-def with_headers(responses: Responses) -> Responses:
-    """401 tells how to authenticate, and 429 when to come back."""
-    headers = {401: {"WWW-Authenticate": CHALLENGE}, 429: {"Retry-After": WAIT}}
-    return {
-        status: {**response, "headers": headers[status]} if status in headers else response
-        for status, response in responses.items()
-        if isinstance(status, int)
-    }
-
-
-AUTH_ERRORS = with_headers(refusals(Unauthenticated, InvalidToken))
-"""What every route that asks for a token may answer."""
-
 LOGIN_ERRORS = {
-    **with_headers(refusals(InvalidCredentials, TooManyLogins, Overloaded)),
+    **refusals(InvalidCredentials, RateLimited, TooManyLogins, Overloaded, SessionStoreUnavailable),
     413: described(413, TOO_LARGE),
 }
 
@@ -64,7 +54,7 @@ class LoggedOut(BaseModel):
     message: str
 
 
-@router.post("/login", responses=LOGIN_ERRORS)
+@router.post("/login", responses=LOGIN_ERRORS, dependencies=[Depends(limited_by_address)])
 async def login(
     username: Annotated[str, Form(max_length=LONGEST_PASSWORD)],
     password: Annotated[
@@ -78,7 +68,7 @@ async def login(
     return AccessToken(access_token=token, expires_in=authentication.tokens.lifetime_seconds)
 
 
-@router.post("/logout", responses=AUTH_ERRORS)
+@router.post("/logout", responses=refusals(*USER_ERRORS))
 async def logout(user: CurrentUser, authentication: AuthenticationDep) -> LoggedOut:
     """End the validity of the token that came with this request."""
     await authentication.logout(user)

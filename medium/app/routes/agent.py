@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from shared.errors import UseStreamEndpoint
 from shared.models import PlainQueryRequest, QueryResponse, SessionDeleted, SessionInfo, SessionList
-from shared.web.documentation import REQUEST_ERRORS, SESSION_ERRORS, STREAM_RESPONSES, TURN_ERRORS
+from shared.web.documentation import refusals, session_errors, stream_responses, turn_errors
 from shared.web.streaming import EventStream
 
 from ..dependencies import AgentServiceDep, OpenedStream
@@ -14,7 +14,7 @@ from ..dependencies import AgentServiceDep, OpenedStream
 router = APIRouter(prefix="/api/v1", tags=["agent"])
 
 
-@router.post("/query", responses=TURN_ERRORS)
+@router.post("/query", responses=turn_errors())
 async def query(request: PlainQueryRequest, service: AgentServiceDep) -> QueryResponse:
     """Ask the agent, and wait for the whole answer."""
     if request.stream:
@@ -22,13 +22,13 @@ async def query(request: PlainQueryRequest, service: AgentServiceDep) -> QueryRe
     return await service.process_query(request.query, request.session_id, request.max_iterations)
 
 
-@router.post("/query/stream", response_class=EventStream, responses=STREAM_RESPONSES)
+@router.post("/query/stream", response_class=EventStream, responses=stream_responses())
 async def query_stream(stream: OpenedStream) -> EventStream:
     """Ask the agent, and read the answer while the model writes it."""
     return stream
 
 
-@router.get("/session/{session_id}", responses=SESSION_ERRORS)
+@router.get("/session/{session_id}", responses=session_errors())
 async def get_session(
     session_id: str, service: AgentServiceDep, include: Literal["messages"] | None = None
 ) -> SessionInfo:
@@ -36,14 +36,14 @@ async def get_session(
     return await service.get_session_info(session_id, with_messages=include == "messages")
 
 
-@router.delete("/session/{session_id}", responses=SESSION_ERRORS)
+@router.delete("/session/{session_id}", responses=session_errors())
 async def delete_session(session_id: str, service: AgentServiceDep) -> SessionDeleted:
     """Delete a session and its conversation; a turn under way ends."""
     await service.clear_session(session_id)
     return SessionDeleted(message="Session deleted", session_id=session_id)
 
 
-@router.get("/sessions", responses=REQUEST_ERRORS)
+@router.get("/sessions", responses=refusals())
 async def list_sessions(
     service: AgentServiceDep,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,

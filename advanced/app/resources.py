@@ -1,0 +1,64 @@
+"""What the application opens when it starts, as its settings say; each closes with its block."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
+
+from shared.llm import open_llm
+
+from .config import Settings
+from .limits import MemoryLimiter, RateLimiter, RedisLimiter
+from .redis_link import RedisLink, open_redis
+from .sessions import SqliteSessions
+
+logger = logging.getLogger(__name__)
+
+
+def open_sessions(config: Settings) -> AbstractAsyncContextManager[SqliteSessions]:
+    return SqliteSessions(
+        config.STATE_DIR / "sessions.db",
+        ttl=timedelta(seconds=config.SESSION_TTL),
+        limit=config.MAX_SESSIONS,
+    )
+
+
+def open_model(config: Settings) -> AbstractAsyncContextManager[ChatOpenAI]:
+    return open_llm(
+        model=config.OPENAI_MODEL,
+        api_key=plain(config.OPENAI_API_KEY),
+        base_url=config.OPENAI_BASE_URL,
+        temperature=config.OPENAI_TEMPERATURE,
+        max_tokens=config.OPENAI_MAX_TOKENS,
+        max_calls=config.MAX_MODEL_CALLS,
+    )
+
+
+@asynccontextmanager
+async def open_redis_link(config: Settings) -> AsyncIterator[RedisLink | None]:
+    """None if the settings name no Redis: the service does without, and says so."""
+    if not config.REDIS_ENABLED or config.REDIS_HOST is None:
+        logger.warning("No Redis: nothing is cached, and each worker limits by itself.")
+        yield None
+        return
+    async with open_redis(
+        config.REDIS_HOST,
+        config.REDIS_PORT,
+        db=config.REDIS_DB,
+        password=plain(config.REDIS_PASSWORD),
+    ) as link:
+        yield link
+
+
+def rate_limiter(config: Settings, redis: RedisLink | None) -> RateLimiter | None:
+    if not config.RATE_LIMIT_ENABLED:
+        return None
+    allowance = (config.RATE_LIMIT_REQUESTS, config.RATE_LIMIT_WINDOW)
+    return RedisLimiter(redis, *allowance) if redis else MemoryLimiter(*allowance)
+
+
+def plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
