@@ -295,17 +295,22 @@ def test_advanced_does_without_redis(advanced: Composed, client: httpx.Client) -
     wait_until(lambda: not client.get("/health").json()["degraded"])
 
 
-def test_state_outlives_the_container(advanced: Composed, client: httpx.Client) -> None:
-    """A new container has the users, the sessions and the key of the one before."""
+def test_backup_brings_back_what_was_lost(advanced: Composed, client: httpx.Client) -> None:
+    """By the commands of docs/deployment.md, in a new container, which keeps users and the key."""
     session = client.post("/api/v1/query", json=QUESTION).json()["session_id"]
+    copy = "VACUUM INTO '/var/lib/agent/backup.db'"
+    advanced.inside("api", "python", "-m", "sqlite3", "/var/lib/agent/sessions.db", copy)
+    client.delete(f"/api/v1/session/{session}")
+    assert client.get(f"/api/v1/session/{session}").status_code == 404
     advanced("stop", "api")
     assert advanced.inspected("api")["State"]["ExitCode"] in (0, 143), "it was killed"
+    restore = "cd /var/lib/agent && rm -f sessions.db-* && cat backup.db >sessions.db"
+    advanced("run", "--rm", "--no-deps", "--no-TTY", "api", "sh", "-c", restore)
     advanced.up("--force-recreate", "--no-deps", "api")
     with httpx.Client(
         base_url=advanced.url("api", 8000), headers=client.headers, trust_env=False
     ) as later:
-        found = later.get(f"/api/v1/session/{session}")
-        assert found.json()["message_count"] == 2
+        assert later.get(f"/api/v1/session/{session}").json()["message_count"] == 2
         assert token(later)
 
 
@@ -314,3 +319,16 @@ def wait_until(condition: Any, patience: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def test_real_model_replaces_the_offline_one(checkout: Path) -> None:
+    """With deploy/real-model.yaml there is a key, no offline model, and no address of one."""
+    files = [checkout / "advanced/compose.yaml", checkout / "advanced/deploy/real-model.yaml"]
+    (checkout / "advanced/deploy/secrets/OPENAI_API_KEY").touch()
+    composition = json.loads(
+        docker("compose", "-f", files[0], "-f", files[1], "config", "--format", "json")
+    )
+    assert composition["services"].keys() == {*SERVICES} - {"offline-model"}
+    api = composition["services"]["api"]
+    assert "OPENAI_API_KEY" in {secret["source"] for secret in api["secrets"]}
+    assert api["environment"]["OPENAI_BASE_URL"] == ""
