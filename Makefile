@@ -6,7 +6,7 @@ unexport PYTHONHOME PYTHONPATH
 
 help: ## Print this list
 	@echo "usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
 
 medium: ready-medium ## Run the medium service on port 8000, or on PORT=9000
 	@exec $(PY) -m shared.serve medium.app.main:app
