@@ -64,18 +64,15 @@ class Composed:
     def url(self, service: str, port: int) -> str:
         return f"http://{self('port', service, str(port)).strip()}"
 
-    def container(self, service: str) -> str:
-        return self("ps", "--all", "--quiet", service).strip()
-
     def inside(self, service: str, *command: str, text: str = "") -> str:
-        # Not `compose exec`: with an old engine it says 0 whatever the command's exit code was.
-        return docker("exec", "--interactive", self.container(service), *command, text=text)
+        return self("exec", "--no-TTY", service, *command, text=text)
 
     def python(self, service: str, program: str) -> str:
         return self.inside(service, "python", "-", text=program).strip()
 
     def inspected(self, service: str) -> Any:
-        (description,) = json.loads(docker("inspect", self.container(service)))
+        container = self("ps", "--all", "--quiet", service).strip()
+        (description,) = json.loads(docker("inspect", container))
         return description
 
     def down(self) -> None:

@@ -22,7 +22,8 @@ if [ ! -x "$work/compose/bin/docker-compose" ]; then
 fi
 export DOCKER_CONFIG=$work/config
 mkdir -p "$DOCKER_CONFIG/cli-plugins"
-ln -sf "$work/compose/bin/docker-compose" "$DOCKER_CONFIG/cli-plugins/docker-compose"
+# The binary, and not the package's command around it, which says 0 whatever happened.
+ln -sf "$work"/compose/lib/python3*/site-packages/compose/docker-compose "$DOCKER_CONFIG/cli-plugins/docker-compose"
 
 base=python:3.13-slim-trixie
 rootfs=$work/rootfs
