@@ -1,4 +1,4 @@
-"""``python -m bench``: this service beside two plain ones, on one model, under one load.
+"""``python -m bench``: these services beside two plain ones, on one model, under one load.
 
 Prints medians and ratios to the bare LangGraph app. A missed target or a failed request is shown;
 it is an error only with --strict.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import FIGURES, FULL, QUICK
+from bench.hardened import HARDENED
 from bench.report import heading, machine_facts, records, section
 from bench.rounds import measure_all
 from bench.service import Service
@@ -21,6 +22,7 @@ from bench.service import Service
 BARE = Service("bare", "bench.baselines.bare_langgraph:app", baseline=True)
 KNOWN = {
     "medium": Service("medium", "medium.app.main:app"),
+    "advanced": HARDENED,
     "passthrough": Service("passthrough", "bench.baselines.passthrough:app", baseline=True),
 }
 

@@ -8,12 +8,12 @@ said; one that differs counts as failed.
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from bench.client import Connection
 from bench.fleet import Fleet
-from bench.load import Conversation, ask, cpu_of, listen, listen_to_model
+from bench.load import SETTLE, Conversation, ask, cpu_of, listen, listen_to_model, question
 from bench.model import Script
 from bench.service import Service
 from bench.sums import percentile, quotient, slope
@@ -35,6 +35,7 @@ class Sizes:
     turns: int = 100
     window: int = 5
     long_session: int = 200
+    many: int = 10_000
 
 
 FULL = Sizes()
@@ -49,6 +50,7 @@ QUICK = Sizes(
     turns=20,
     window=3,
     long_session=30,
+    many=200,
 )
 
 SHORT = Script(count=20)
@@ -64,6 +66,14 @@ Values = tuple[float, ...]
 class Figure:
     measure: Callable[[Fleet, Service, Sizes], Awaitable[Values]]
     measures: tuple[Measure, ...]
+    services: frozenset[str] = frozenset()
+    """The names of those that it is about; none means all."""
+
+    rounds: int = 1_000
+    """As many at most: a figure may be long."""
+
+    def is_for(self, service: Service) -> bool:
+        return not self.services or service.name in self.services
 
     @property
     def name(self) -> str:
@@ -102,11 +112,11 @@ async def first_token(fleet: Fleet, service: Service, sizes: Sizes) -> Values:
     through, direct = list[float](), list[float]()
     async with fleet.model.connect() as to_model:
 
-        async def both(client: Connection, script: Script) -> None:
+        async def each(client: Connection, script: Script) -> None:
             through.append((await listen(client, script)).first_after)
             direct.append((await listen_to_model(to_model, script)).first_after)
 
-        await driver.repeat(sizes.first_tokens, both)
+        await driver.repeat(sizes.first_tokens, each)
     return ((percentile(through, 50) - percentile(direct, 50)) * 1e3,)
 
 
@@ -178,28 +188,97 @@ async def start(fleet: Fleet, service: Service, sizes: Sizes) -> Values:
     return (time.perf_counter() - driver.running.started,)
 
 
+async def cache_hit(fleet: Fleet, service: Service, sizes: Sizes) -> Values:
+    """CPU time per plain query when all are the same question, each in a new session, 8 at a
+    time: the first answer is the model's, the others come from the cache where there is one."""
+    driver = await fleet.driver(service, SHORT)
+    ask_again = partial(ask, query=question())
+    await driver.repeat(1, ask_again)
+    load = driver.repeat(sizes.queries, ask_again, at_once=sizes.clients)
+    cpu, _ = await cpu_of(driver.running, load)
+    return (cpu / sizes.queries * 1e3,)
+
+
+async def two_workers(fleet: Fleet, service: Service, sizes: Sizes) -> Values:
+    """CPU time per query with two worker processes over that with one, 32 queries at a time; and
+    the queries answered per second by one and by two, on a machine that the load shares."""
+    costs, rates = [], []
+    for workers in ("1", "2"):
+        more = {"WORKERS": workers, "WEB_CONCURRENCY": workers}
+        name = f"{service.name} with {workers}"
+        one = replace(service, name=name, environment={**service.environment, **more})
+        driver = await fleet.driver(one, SHORT)
+        load = driver.repeat(4 * sizes.queries, ask, at_once=4 * sizes.clients)
+        started = time.perf_counter()
+        cpu, _ = await cpu_of(driver.running, load)
+        rates.append(4 * sizes.queries / (time.perf_counter() - started - 2 * SETTLE))
+        costs.append(cpu)
+    return quotient(costs[1], costs[0]), *rates
+
+
+async def memory_flat(fleet: Fleet, service: Service, sizes: Sizes) -> Values:
+    """Resident memory after 10,000 more queries over that after the first 4,000, when what is kept
+    on purpose is full; each query in a new session, 8 at a time; and the growth in MB."""
+    await fleet.stop(service)
+    driver = await fleet.driver(service, SHORT)
+    await driver.repeat(sizes.many * 2 // 5, ask, at_once=sizes.clients)
+    before = driver.running.rss_bytes()
+    await driver.repeat(sizes.many, ask, at_once=sizes.clients)
+    after = driver.running.rss_bytes()
+    return quotient(after, before), (after - before) / 2**20
+
+
+UNPROMISED = {"advanced": None}
+"""What is measured of the advanced service without a bound."""
+
+HARDENED = frozenset({"advanced", "bare"})
+
 FIGURES = (
-    Figure(cpu_per_query, (Measure("CPU per query, ms", Target(1.0)),)),
+    Figure(cpu_per_query, (Measure("CPU per query, ms", Target(1.0), {"advanced": Target(1.5)}),)),
     Figure(
         cpu_per_token,
-        (Measure("CPU per streamed token, us", Target(0.75)), Measure("- one more token, us")),
+        (
+            Measure("CPU per streamed token, us", Target(0.75), {"advanced": Target(0.9)}),
+            Measure("- one more token, us"),
+        ),
     ),
-    Figure(first_token, (Measure("first-token overhead, ms", Target(1.1)),)),
+    Figure(first_token, (Measure("first-token overhead, ms", Target(1.1), UNPROMISED),)),
     Figure(
         streams_at_once,
         (
-            Measure("100 streams: complete, %", Target(100, times_bare=False, at_least=True)),
-            Measure("- lateness, p95, ms", Target(0.75)),
+            Measure(
+                "100 streams: complete, %", Target(100, times_bare=False, at_least=True), UNPROMISED
+            ),
+            Measure("- lateness, p95, ms", Target(0.75), UNPROMISED),
         ),
     ),
     Figure(
         turn_100,
         (
-            Measure("turn 100 / turn 1, CPU", Target(1.3, times_bare=False)),
-            Measure("- client's waiting time", Target(1.3, times_bare=False)),
+            Measure("turn 100 / turn 1, CPU", Target(1.3, times_bare=False), UNPROMISED),
+            Measure("- client's waiting time", Target(1.3, times_bare=False), UNPROMISED),
             Measure("- CPU of turn 100, ms"),
         ),
     ),
-    Figure(memory_per_turn, (Measure("memory per turn, KB", Target(0.5)),)),
-    Figure(start, (Measure("start to first answer, s", Target(1.3)),)),
+    Figure(memory_per_turn, (Measure("memory per turn, KB", Target(0.5), UNPROMISED),)),
+    Figure(start, (Measure("start to first answer, s", Target(1.3), UNPROMISED),)),
+    Figure(cache_hit, (Measure("CPU per repeated query, ms", Target(0.8)),), HARDENED),
+    Figure(
+        two_workers,
+        (
+            Measure("CPU per query, 2 workers / 1", Target(1.1, times_bare=False)),
+            Measure("- queries per second, 1"),
+            Measure("- queries per second, 2"),
+        ),
+        HARDENED,
+    ),
+    Figure(
+        memory_flat,
+        (
+            Measure("memory, 14,000 / 4,000", Target(1.05, times_bare=False)),
+            Measure("- growth, MB"),
+        ),
+        HARDENED,
+        rounds=1,
+    ),
 )

@@ -25,9 +25,14 @@ def question() -> str:
     return f"Question {next(_number)}: what does a server-sent event look like on the wire?"
 
 
-async def ask(connection: Connection, script: Script, session_id: str | None = None) -> str:
+async def ask(
+    connection: Connection,
+    script: Script,
+    session_id: str | None = None,
+    query: str | None = None,
+) -> str:
     """One plain query; the id of its session, which is a new one unless `session_id` is given."""
-    body = {"query": question()} | ({"session_id": session_id} if session_id else {})
+    body = {"query": query or question()} | ({"session_id": session_id} if session_id else {})
     answer = await connection.post("/api/v1/query", body)
     with _reading():
         _expect(answer["response"], script)

@@ -55,6 +55,7 @@ def records(outcomes: Sequence[Outcome], bare: Outcome) -> Iterator[dict[str, An
     """The same for programs; a value that is not there is NaN in JSON's extended spelling."""
     for outcome in outcomes:
         for index, measure in enumerate(outcome.figure.measures):
+            target = outcome.target(index)
             yield {
                 "figure": outcome.figure.name,
                 "definition": outcome.figure.definition,
@@ -64,7 +65,7 @@ def records(outcomes: Sequence[Outcome], bare: Outcome) -> Iterator[dict[str, An
                 "rounds": outcome.values(index),
                 "median": outcome.median(index),
                 "ratio": outcome.ratio(index, bare),
-                "target": None if measure.target is None else str(measure.target),
+                "target": None if target is None else str(target),
                 "holds": outcome.holds(index, bare),
                 "failures": outcome.failures,
             }
@@ -73,9 +74,11 @@ def records(outcomes: Sequence[Outcome], bare: Outcome) -> Iterator[dict[str, An
 def _row(label: str, outcome: Outcome, index: int, bare: Outcome) -> str:
     value, ratio = outcome.median(index), outcome.ratio(index, bare)
     holds = outcome.holds(index, bare)
-    target = "" if holds is None else str(outcome.figure.measures[index].target)
+    target = outcome.target(index) or ""
     verdict = {None: "", True: "holds", False: "MISSED"}[holds]
-    row = ROW.format(label, outcome.service.name, _short(value), f"{ratio:.2f}", target, verdict)
+    row = ROW.format(
+        label, outcome.service.name, _short(value), f"{ratio:.2f}", str(target), verdict
+    )
     return row.rstrip()
 
 

@@ -10,6 +10,7 @@ from bench.fleet import Fleet, fleet_on
 from bench.model import running_model
 from bench.service import Service, ServiceFailed
 from bench.sums import ratio
+from bench.targets import Target
 
 Progress = Callable[[str], None]
 
@@ -34,10 +35,16 @@ class Outcome:
     def ratio(self, measure: int, bare: "Outcome") -> float:
         return ratio(self.values(measure), bare.values(measure))
 
+    def target(self, measure: int) -> Target | None:
+        promised = self.figure.measures[measure]
+        if self.service.baseline:
+            return None
+        return promised.of.get(self.service.name, promised.target)
+
     def holds(self, measure: int, bare: "Outcome") -> bool | None:
         """Whether the measure's target is met; None without one. A failed request misses it."""
-        target = self.figure.measures[measure].target
-        if target is None or self.service.baseline:
+        target = self.target(measure)
+        if target is None:
             return None
         met = target.holds(self.median(measure), self.ratio(measure, bare))
         return met and not self.failures
@@ -53,11 +60,12 @@ async def measure_all(
     """Yields the outcomes of one figure after the other, one for each service."""
     async with running_model() as model:
         for figure in figures:
-            outcomes = [Outcome(figure, service) for service in services]
+            outcomes = [Outcome(figure, service) for service in services if figure.is_for(service)]
+            total = min(rounds, figure.rounds)
             async with fleet_on(model) as fleet:
-                for number in range(1, rounds + 1):
+                for number in range(1, total + 1):
                     for outcome in outcomes:
-                        progress(f"{figure.name} {number}/{rounds} {outcome.service.name}")
+                        progress(f"{figure.name} {number}/{total} {outcome.service.name}")
                         await measure_once(outcome, fleet, sizes)
             yield outcomes
 

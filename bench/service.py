@@ -6,8 +6,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
@@ -29,18 +29,30 @@ class ServiceFailed(Exception):
     """A service did not start; the message ends with what it printed."""
 
 
+World = Callable[[], AbstractContextManager[Mapping[str, str]]]
+"""What has to be there beside a service while it runs, and the environment that leads there."""
+
+
+@contextmanager
+def needs_nothing() -> Iterator[Mapping[str, str]]:
+    yield {}
+
+
 @dataclass(frozen=True)
 class Service:
-    """`app` is uvicorn's MODULE:APP; `environment` and `headers` are what only this one needs.
-
-    A baseline is there to compare with: it has no targets.
+    """`app` is uvicorn's MODULE:APP, or with `starts_itself` a module that runs by itself and reads
+    PORT. `environment` is what only this one needs. A baseline is there to compare with: it has
+    no targets.
     """
 
     name: str
     app: str
     baseline: bool = False
+    starts_itself: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    world: World = needs_nothing
+    token: Callable[[str], str] | None = None
+    """Logs in at a running service's URL; the load sends what it returns as a bearer token."""
 
 
 @dataclass
@@ -52,32 +64,39 @@ class Running:
     started: float  # perf_counter() just before the process was made
     _child: asyncio.subprocess.Process
     _output: IO[bytes]
+    _world: ExitStack
+    _headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     async def start(cls, service: Service, model_url: str) -> Self:
-        output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
-        port = free_port()
-        started = time.perf_counter()
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "uvicorn", service.app, "--host", "127.0.0.1"),
-            *("--port", str(port), "--no-access-log", "--log-level", "warning"),
-            cwd=ROOT,
-            env=environment(service, model_url),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # Ctrl-C is the bench's, which then stops everything
-        )
-        running = cls(service, f"http://127.0.0.1:{port}", started, child, output)
+        with ExitStack() as stack:
+            output = stack.enter_context(tempfile.TemporaryFile())
+            world = stack.enter_context(service.world())
+            port = free_port()
+            started = time.perf_counter()
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", *command(service, port)),
+                cwd=ROOT,
+                env={**environment(service, model_url), **world, "PORT": str(port)},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is the bench's, which then stops everything
+            )
+            url = f"http://127.0.0.1:{port}"
+            running = cls(service, url, started, child, output, stack.pop_all())
         try:
             await running._listening(port)
+            if service.token:
+                token = await asyncio.to_thread(service.token, url)
+                running._headers = {"authorization": f"Bearer {token}"}
         except BaseException:
             await running.stop()
             raise
         return running
 
     def connect(self) -> Connection:
-        return Connection(self.url, self.service.headers)
+        return Connection(self.url, self._headers)
 
     def cpu_seconds(self) -> float:
         return process.cpu_seconds(self._child.pid)
@@ -97,8 +116,8 @@ class Running:
             for member in family:
                 with suppress(psutil.NoSuchProcess):
                     member.kill()
-            self._output.close()
-        await self._child.wait()
+            await self._child.wait()
+            self._world.close()
 
     async def _listening(self, port: int) -> None:
         """uvicorn opens its port when the application has started, so a connection is enough."""
@@ -119,6 +138,14 @@ class Running:
     def _said(self) -> str:
         self._output.seek(0)
         return self._output.read().decode(errors="replace")[-2000:].strip()
+
+
+def command(service: Service, port: int) -> Sequence[str]:
+    """What follows `python -m`."""
+    if service.starts_itself:
+        return (service.app,)
+    where = ("--host", "127.0.0.1", "--port", str(port))
+    return ("uvicorn", service.app, *where, "--no-access-log", "--log-level", "warning")
 
 
 def environment(service: Service, model_url: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What a measure is called and what it may be."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -25,3 +26,5 @@ class Target:
 class Measure:
     label: str  # with its unit
     target: Target | None = None
+    of: Mapping[str, Target | None] = field(default_factory=dict)
+    """What is promised of services by their names, where that is something else."""

@@ -57,7 +57,7 @@ choose_python() {
         fi
         old="$candidate is Python $version, which is too old"
     done
-    how="install Python 3.11 or newer (Debian, Ubuntu: sudo apt install python3-venv; macOS: brew install python)"
+    how="install Python 3.11 or newer (Debian, Ubuntu: sudo apt install python3 python3-venv, or python3.12 python3.12-venv where python3 is older; macOS: brew install python)"
     if [ -n "${PYTHON:-}" ]; then refuse "PYTHON=$PYTHON is not a Python 3.11 or newer that runs; leave it out, or $how"; fi
     refuse "${old:-no Python was found}; $how"
 }

@@ -21,6 +21,7 @@ from typing import Self
 from scripts.markdown import SHELLS, Command, Fence, Page
 
 ADDRESS = re.compile(r"(\blocalhost:|\b127\.0\.0\.1:|\bPORT=|--port[ =])(\d+)\b")
+ASSIGNS = re.compile(r"([A-Z_]+)=\S*(\$\(.*\))?", re.DOTALL)
 SERVES = re.compile(r"\bmake (medium|advanced)\b|\buvicorn\b|-m shared\.")
 # These take long or run this very page; `make -n` still tells whether they are there.
 REHEARSED = re.compile(r"make (test|check|bench|lock|format|clean)\b")
@@ -42,12 +43,15 @@ class Walkthrough:
         self.default_server = default_server
         self.ports: dict[int, int] = {}
         self.servers: dict[int, Server] = {}
+        self.variables = ""
+        """What the reader's shell would remember, as commands that say so again."""
+        self._state = tempfile.TemporaryDirectory()  # nobody's users, keys and sessions
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with ExitStack() as stops:
+        with self._state, ExitStack() as stops:
             for server in self.servers.values():
                 stops.callback(server.stop)
 
@@ -73,9 +77,15 @@ class Walkthrough:
             self._compare(command.output, server.printed())
         elif REHEARSED.match(text):
             self._run(["bash", "-c", text.replace("make", "make -n", 1)])
+        elif variable := ASSIGNS.fullmatch(command.text):
+            self._serve_if_called(command.text)
+            self.variables += self._bash(f"{text}\ndeclare -p {variable[1]}")
         else:
             self._serve_if_called(command.text)
-            self._compare(command.output, self._run(["bash", "-c", text]))
+            self._compare(command.output, self._bash(text))
+
+    def _bash(self, text: str) -> str:
+        return self._run(["bash", "-c", f"{self.variables}{text}"])
 
     def _execute(self, snippet: str, later: tuple[Fence, ...]) -> None:
         self._serve_if_called(snippet)
@@ -87,7 +97,7 @@ class Walkthrough:
         done = subprocess.run(
             command,
             cwd=self.root,
-            env=_environment(),
+            env=self._environment(),
             input=stdin,
             capture_output=True,
             text=True,
@@ -101,6 +111,12 @@ class Walkthrough:
     def _compare(self, expected: str, printed: str) -> None:
         if not self._agrees(expected, printed):
             raise Misled(f"expected\n{expected}\nand got\n{self._restored(printed)}")
+
+    def _environment(self) -> dict[str, str]:
+        """A learner's: no key, not even one in this folder's `.env`, and no `make` above."""
+        ours = re.compile(r"OPENAI_|(HOST|PORT|MAKEFLAGS|MFLAGS|MAKELEVEL|MAKEOVERRIDES|ARGS)$")
+        kept = {name: value for name, value in os.environ.items() if not ours.match(name)}
+        return {**kept, "OPENAI_API_KEY": "", "OPENAI_BASE_URL": "", "STATE_DIR": self._state.name}
 
     def _agrees(self, expected: str, printed: str) -> bool:
         """A page may leave output out. Where it shows some, `...` stands for anything."""
@@ -118,7 +134,8 @@ class Walkthrough:
     def _serve(self, text: str, port: int) -> "Server":
         if port in self.servers:
             self.servers.pop(port).stop()
-        server = self.servers[port] = Server(text, self.root, self._port(port))
+        environment = self._environment() | {"PORT": str(self._port(port))}
+        server = self.servers[port] = Server(text, self.root, self._port(port), environment)
         server.await_port()
         return server
 
@@ -139,14 +156,14 @@ class Walkthrough:
 class Server:
     """A command that does not end by itself, in a process group of its own."""
 
-    def __init__(self, text: str, root: Path, port: int) -> None:
+    def __init__(self, text: str, root: Path, port: int, environment: dict[str, str]) -> None:
         self.text = text
         self.port = port
         self.log = tempfile.TemporaryFile("a+", encoding="utf-8")  # noqa: SIM115 - closed by stop()
         self.process = subprocess.Popen(
             ["bash", "-c", text],
             cwd=root,
-            env=_environment() | {"PORT": str(port)},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=subprocess.STDOUT,
@@ -186,13 +203,6 @@ def _naming(page: Page, line: int) -> Iterator[None]:
         yield
     except (Misled, subprocess.TimeoutExpired) as exc:
         raise Misled(f"{page.path.name}:{line}: {exc}") from None
-
-
-def _environment() -> dict[str, str]:
-    """A learner's: no key, not even one in this folder's `.env`, and no `make` above."""
-    ours = re.compile(r"OPENAI_|(HOST|PORT|MAKEFLAGS|MFLAGS|MAKELEVEL|MAKEOVERRIDES|ARGS)$")
-    kept = {name: value for name, value in os.environ.items() if not ours.match(name)}
-    return {**kept, "OPENAI_API_KEY": "", "OPENAI_BASE_URL": ""}
 
 
 def _free_port() -> int:

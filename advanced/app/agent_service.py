@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from langchain_openai import ChatOpenAI
-from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointMetadata, empty_checkpoint
+from langgraph.graph.message import add_messages
 
 import shared
 from shared.agent_service import AgentService, thread
@@ -113,8 +114,25 @@ class ProductionAgentService(AgentService):
         context.cached, context.tools = answer.cached, made["tools"]
         if not answer.cached:
             context.iterations, context.tokens_used = made["iterations"], made["tokens_used"]
-        state = {"query": query, **finish(new_turn(query), made["response"], made["stopped"])}
-        await self.graph.aupdate_state(thread(turn.session_id), state, as_node="supervisor")
+        return await self._remember(turn, query, made)
+
+    async def _remember(self, turn: Turn, query: str, made: dict[str, Any]) -> AgentState:
+        """Store the turn as its session's first, in the state that the graph would have left.
+
+        `graph.aupdate_state` does the same for a fifth of what such an answer costs in all.
+        """
+        state = {**new_turn(query), **finish(new_turn(query), made["response"], made["stopped"])}
+        state["messages"] = add_messages([], state["messages"])  # gives them ids
+        state["work"] = []
+        checkpoint = empty_checkpoint()
+        checkpoint["channel_values"] = state
+        checkpoint["channel_versions"] = dict.fromkeys(
+            state, self.memory.get_next_version(None, None)
+        )
+        config = thread(turn.session_id)
+        config["configurable"]["checkpoint_ns"] = ""
+        metadata = CheckpointMetadata(source="update", step=0, parents={})
+        await self.memory.aput(config, checkpoint, metadata, checkpoint["channel_versions"])
         return cast(AgentState, state)
 
     async def _make(self, query: str, iterations: int, say: Say | None) -> dict[str, Any]:

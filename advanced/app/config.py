@@ -184,6 +184,15 @@ class Settings(BaseSettings):
             raise refused("looks like an example; `openssl rand -hex 64` prints one of your own")
         return key
 
+    @field_validator("METRICS_TOKEN")
+    @classmethod
+    def not_to_be_guessed(cls, token: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if token is None or in_development(info.data):
+            return token
+        if len(token.get_secret_value()) < 16 or is_example(token.get_secret_value()):
+            raise refused("is short, or an example; `openssl rand -hex 32` prints one of your own")
+        return token
+
     @field_validator("DEMO_USERS")
     @classmethod
     def nobody_in_production(cls, value: bool, info: ValidationInfo) -> bool:

@@ -112,7 +112,7 @@ class Database:
             connection = self._connection or self._connect()
             # The time in the queue counts: nobody waits for all who wait before, one by one.
             left = max(0.0, self._patience - (time.monotonic() - queued_at))
-            connection.execute(f"PRAGMA busy_timeout = {int(left * 1000)}")
+            connection.execute(f"PRAGMA busy_timeout = {round(left, 1) * 1000:.0f}")
             with connection:  # ends in COMMIT, or in ROLLBACK if anything is raised
                 connection.execute(begin)
                 return work(connection)

@@ -26,7 +26,7 @@ USER_ERRORS = (Unauthenticated, InvalidToken, RateLimited, SessionStoreUnavailab
 security = HTTPBearer(auto_error=False, description="The `access_token` of a login")
 
 
-def get_authentication(request: Request) -> Authentication:
+async def get_authentication(request: Request) -> Authentication:
     """The one of this app, made by the lifespan in `main.py`."""
     authentication: Authentication = request.app.state.authentication
     return authentication
@@ -35,7 +35,7 @@ def get_authentication(request: Request) -> Authentication:
 AuthenticationDep = Annotated[Authentication, Depends(get_authentication)]
 
 
-def client_address(request: Request) -> str:
+async def client_address(request: Request) -> str:
     """The client's, as `RealClient` (`edge.py`) found it."""
     return request.client.host if request.client else "local"
 
@@ -45,7 +45,7 @@ ClientAddress = Annotated[str, Depends(client_address)]
 
 async def limited_by_address(request: Request) -> None:
     """For requests of nobody in particular. Raises RateLimited."""
-    await spend(request, f"address {household(client_address(request))}")
+    await spend(request, f"address {household(await client_address(request))}")
 
 
 async def spend(request: Request, key: str) -> None:
@@ -70,7 +70,8 @@ async def admit(request: Request, credentials: HTTPAuthorizationCredentials | No
     try:
         if credentials is None or len(request.headers.getlist("Authorization")) != 1:
             raise Unauthenticated
-        user = await get_authentication(request).authenticate(credentials.credentials)
+        authentication = await get_authentication(request)
+        user = await authentication.authenticate(credentials.credentials)
     except Unauthenticated:
         await limited_by_address(request)
         raise

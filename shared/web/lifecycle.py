@@ -5,9 +5,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
+from typing import Any
 
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -56,8 +57,15 @@ def sentence(exc: ConfigurationError | ValidationError) -> str:
     """What is wrong with which setting; never the value, which may be a secret."""
     if isinstance(exc, ConfigurationError):
         return str(exc)
-    faults = (f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors())
+    faults = (f"{'.'.join(map(str, error['loc']))}: {complaint(error)}" for error in exc.errors())
     return f"The service does not start as configured: {'; '.join(faults)}."
+
+
+def complaint(error: Mapping[str, Any]) -> str:
+    """A pattern says little to people, so a setting that has one says what it looks like."""
+    if error["type"] == "string_pattern_mismatch" and error["loc"][0] == "CORS_ORIGINS":
+        return "must be origins such as https://course.example, separated by commas"
+    return str(error["msg"])
 
 
 @asynccontextmanager

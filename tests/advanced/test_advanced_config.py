@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -52,6 +53,14 @@ def test_every_field_of_the_handout_is_there() -> None:
     assert set(HANDOUT.split()) <= set(Settings.model_fields)
 
 
+def test_every_setting_has_a_line_in_the_readme() -> None:
+    """The guide's table of settings names each one, and no other."""
+    readme = (ROOT / "advanced" / "README.md").read_text()
+    table = readme.partition("## Settings")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`([A-Z0-9_]+)`", " ".join(rows))) == set(Settings.model_fields)
+
+
 def test_production_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a key of its own production starts, without demo users and docs."""
     settings = read(monkeypatch, GOOD)
@@ -77,6 +86,8 @@ REFUSED = [
     ("ALGORITHM", {"ALGORITHM": "RS256"}),
     ("ALGORITHM", {"ALGORITHM": "hs256"}),
     ("CORS_ALLOW_CREDENTIALS", {"CORS_ORIGINS": "*", "CORS_ALLOW_CREDENTIALS": "true"}),
+    ("METRICS_TOKEN", {"METRICS_TOKEN": "changeme-changeme-changeme"}),
+    ("METRICS_TOKEN", {"METRICS_TOKEN": GOOD_KEY[:15]}),
     ("DEBUG", {"DEBUG": "true"}),
     ("DEMO_USERS", {"DEMO_USERS": "true"}),
 ]

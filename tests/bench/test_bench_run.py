@@ -16,6 +16,7 @@ import pytest
 from bench.__main__ import exit_code, main
 from bench.figures import FIGURES, Sizes, cpu_per_query
 from bench.fleet import fleet_on
+from bench.hardened import HARDENED
 from bench.model import running_model
 from bench.report import section
 from bench.rounds import Outcome, measure_once
@@ -68,6 +69,14 @@ async def test_wrong_answers_are_counted_and_shown(
     assert len(outcome.failures) == 40 + 40 + 5, "warm-up queries, warm-up streams, queries"
     assert outcome.holds(0, bare=outcome) is False
     assert "wrong: 85 FAILED" in section([outcome], outcome)
+
+
+async def test_the_advanced_service_is_measured_as_it_is_meant_to_run() -> None:
+    """Logged in, with a Redis of its own, which is gone afterwards; and every answer is right."""
+    outcome = await measured(HARDENED)
+    assert outcome.failures == []
+    assert 0.5 < outcome.median(0) < 100
+    assert not psutil.Process().children(recursive=True)
 
 
 async def test_a_service_that_does_not_start_says_why() -> None:

@@ -35,7 +35,11 @@ SERVE = ["-m", "shared.serve", "medium.app.main:app"]
             "sk-secret",
         ),
         ({"OPENAI_API_KEY": "sk-secret", "REQUEST_TIMEOUT": "0"}, ["REQUEST_TIMEOUT"], "sk-secret"),
-        ({"OPENAI_API_KEY": "sk-secret", "CORS_ORIGINS": "*"}, ["CORS_ORIGINS"], "sk-secret"),
+        (
+            {"OPENAI_API_KEY": "sk-secret", "CORS_ORIGINS": "*"},
+            ["CORS_ORIGINS", "https://"],
+            "sk-secret",
+        ),
         (
             {"OPENAI_API_KEY": "sk-secret", "MAX_SESSIONS": "0", "TURN_WAIT": "nan"},
             ["MAX_SESSIONS", "TURN_WAIT"],

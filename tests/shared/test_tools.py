@@ -353,6 +353,8 @@ def test_any_text_gets_an_answer(expression: str) -> None:
 # ---------------------------------------------------------------- search
 
 QUESTIONS = """
+this-course: What is this course about?
+this-course: which tracks are there, and how long do they take
 deploying-an-agent: How do I deploy an agent with FastAPI?
 deploying-an-agent: how do i put my agent into production
 async-endpoints: Why does my graph.invoke block all other requests?
@@ -559,11 +561,11 @@ def best_of(times: int, work: Callable[[], object]) -> float:
 
 
 def test_is_fast() -> None:
-    """The index takes less than 50 ms to build and no query more than 5 ms."""
-    assert best_of(5, tools._index.__wrapped__) < 0.05
-    assert best_of(5, lambda: found("How do I stream tokens with FastAPI?")) < 0.005
-    assert best_of(5, lambda: found(" ".join(tools._index()))) < 0.005
-    assert best_of(5, lambda: found("x " * 500_000)) < 0.005
+    """A search costs a small part of reading the handbook, however long the query is."""
+    reading = best_of(5, tools._index.__wrapped__)
+    assert best_of(5, lambda: found("How do I stream tokens with FastAPI?")) < reading / 10
+    assert best_of(5, lambda: found(" ".join(tools._index()))) < reading / 2
+    assert best_of(5, lambda: found("x " * 500_000)) < reading / 2
 
 
 def test_first_searches_may_come_together() -> None:

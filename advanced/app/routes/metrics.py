@@ -29,7 +29,7 @@ class NoMetricsToken(Unauthenticated):
     error = "Send METRICS_TOKEN as Authorization: Bearer; without that setting nobody is let in."
 
 
-def scraper(
+async def scraper(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(scrapers)],
 ) -> None:
