@@ -20,6 +20,9 @@ user: ready-all ## Make a user of the advanced service: make user NAME=carol
 test: ready-all ## Run every test; ARGS="tests/docs -k link" goes on to pytest
 	@$(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
+test-containers: ready-all ## Build and start the containers, and ask them; needs Docker
+	@$(PY) -m pytest tests/deploy/containers.py $(ARGS)
+
 check: ready-all ## Check style, types, imports between packages, and the docs
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -44,4 +47,4 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help medium advanced user test check format bench lock clean
+.PHONY: help medium advanced user test test-containers check format bench lock clean

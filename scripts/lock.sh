@@ -1,5 +1,5 @@
 #!/bin/sh
-# scripts/lock.sh: write requirements/*.txt anew. The small lock takes its versions from the big one.
+# scripts/lock.sh: write requirements/*.txt anew. The small locks take their versions from the big one.
 set -eu
 cd -- "$(dirname -- "$0")/.."
 if ! uv --version >/dev/null 2>&1; then
@@ -21,7 +21,9 @@ has_wheels() {
 nowhere=$(mktemp -d)
 trap 'rm -rf "$nowhere"' EXIT
 compile --all-extras --output-file requirements/all.txt
-compile --extra medium --constraint requirements/all.txt --output-file requirements/medium.txt
+for track in medium advanced; do
+    compile --extra $track --constraint requirements/all.txt --output-file requirements/$track.txt
+done
 for version in 3.11 3.12 3.13 3.14; do
     for platform in x86_64-manylinux_2_28 aarch64-manylinux_2_28 x86_64-apple-darwin aarch64-apple-darwin; do
         has_wheels $version $platform
