@@ -57,6 +57,7 @@ class RequestLog:
                 "method": method_of(scope),
                 "route": endpoint_of(scope),
                 "status": status,
+                "client": scope["client"][0],
                 "duration": round(time.perf_counter() - started, 6),
                 **facts,
             }

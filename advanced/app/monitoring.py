@@ -45,6 +45,13 @@ request_duration = Histogram(
     ["method", "endpoint"],
     buckets=BUCKETS,
 )
+dependency_up = Gauge(
+    "dependency_up",
+    "Whether it answered when it was last asked; what is switched off has no sample",
+    ["dependency"],
+    multiprocess_mode="mostrecent",
+)
+
 MODEL_ERRORS = {error.code for error in (ModelError, ModelUnavailable, ModelTimeout)}
 FAILURES = {*MODEL_ERRORS, AgentError.code, SessionStoreUnavailable.code}
 """What went wrong on our side, or the model's; other errors are refusals, or ends that were asked

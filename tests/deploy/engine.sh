@@ -25,7 +25,7 @@ mkdir -p "$DOCKER_CONFIG/cli-plugins"
 # The binary, and not the package's command around it, which says 0 whatever happened.
 ln -sf "$work"/compose/lib/python3*/site-packages/compose/docker-compose "$DOCKER_CONFIG/cli-plugins/docker-compose"
 
-base=python:3.13-slim-trixie
+base=python:3.13-slim
 rootfs=$work/rootfs
 if [ ! -e "$rootfs/made" ]; then
     rm -rf "$rootfs"

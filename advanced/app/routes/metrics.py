@@ -13,7 +13,8 @@ from shared.web.documentation import refusals
 from ..config import Settings
 from ..database import SessionStoreUnavailable
 from ..errors import Unauthenticated
-from ..monitoring import CONTENT_TYPE, active_sessions, get_metrics
+from ..health import Dependencies
+from ..monitoring import CONTENT_TYPE, active_sessions, dependency_up, get_metrics
 from ..sessions import SqliteSessions
 
 router = APIRouter(tags=["service"])
@@ -63,4 +64,8 @@ async def metrics(request: Request) -> Response:
         active_sessions.set(await sessions.active())
     except SessionStoreUnavailable:
         active_sessions.set(math.nan)  # unknown, and the other numbers matter all the more
+    dependencies: Dependencies = request.app.state.dependencies
+    for name, state in (await dependencies.states()).items():
+        if state != "off":
+            dependency_up.labels(name).set(state == "up")
     return Response(await asyncio.to_thread(get_metrics), media_type=CONTENT_TYPE)
