@@ -97,7 +97,9 @@ def test_nothing_is_left_behind(checkout: Path, tmp_path: Path, number: signal.S
             servers = [each for each in family if listens(each, port)]
             process.send(number)
             process.wait(15)
-            left = psutil.wait_procs(family, timeout=15)[1]
+            left = psutil.wait_procs(family, timeout=10)[1]
+            for each in left:
+                each.kill()
     assert len(servers) == 1
     assert not left
 
