@@ -25,6 +25,9 @@ format: ready-all ## Rewrite the code, and the code in the docs, in the project'
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
+grade: ready-all ## Grade your answer to an exercise: EX=medium/ex02
+	@$(PY) -m grader grade $(EX) $(ARGS)
+
 bench: ready-all ## Compare the speed of the service with two baselines
 	@$(PY) -m bench $(ARGS)
 
@@ -38,4 +41,4 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help medium test check format bench lock clean
+.PHONY: help medium test check format grade bench lock clean

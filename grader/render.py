@@ -1,0 +1,136 @@
+"""A report as plain text: 80 columns, no colour, and nothing in it that a terminal would obey."""
+
+import textwrap
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+from grader.report import CheckReport, Report, Verdict
+from grader.sandbox.client import TIERS
+
+WIDTH = 80
+MAX_LINES = 12
+NAMES = {
+    Verdict.PASSED: "passed",
+    Verdict.FAILED: "FAILED",
+    Verdict.CRASHED: "CRASHED",
+    Verdict.TIMED_OUT: "TIMED OUT",
+    Verdict.OVER_LIMIT: "OVER A LIMIT",
+    Verdict.TAMPERED: "TAMPERED",
+    Verdict.COULD_NOT_TELL: "could not tell",
+}
+
+
+def printable(text: str) -> str:
+    """`text` with everything escaped that moves a cursor, hides, or turns the direction around."""
+    return "".join(char if _is_harmless(char) else f"\\u{ord(char):04x}" for char in text)
+
+
+def _is_harmless(char: str) -> bool:
+    return char == "\n" or unicodedata.category(char) not in (
+        "Cc",
+        "Cf",
+        "Cs",
+        "Co",
+        "Cn",
+        "Zl",
+        "Zp",
+    )
+
+
+def render(report: Report, *, only_first: bool = False) -> str:
+    """The whole report, or what matters while somebody works: the first thing to mend."""
+    lines = [*_head(report), *_summary(report), ""]
+    failing = [check for check in report.checks if check.verdict is not Verdict.PASSED]
+    for check in failing[:1] if only_first else _worth_telling(failing):
+        lines += [*_explain(report, check), ""]
+    return "\n".join([*lines, *_foot(report)]) + "\n"
+
+
+def _worth_telling(failing: list[CheckReport]) -> list[CheckReport]:
+    return [check for check in failing if check.result]
+
+
+def _head(report: Report) -> Iterator[str]:
+    exercise = report.exercise
+    yield f"{exercise.short}  {exercise.title}"
+    yield f"{report.earned} of 100 points"
+    yield ""
+    for note in report.notes:
+        yield from _wrapped(f"Note: {printable(note)}.")
+
+
+def _summary(report: Report) -> Iterator[str]:
+    for check in report.checks:
+        yield f"  {NAMES[check.verdict]:<14} {check.earned:>3} of {check.points:<3}  {check.id}"
+
+
+def _explain(report: Report, check: CheckReport) -> Iterator[str]:
+    declared, result = report.exercise.check(check.id), check.result
+    yield f"{NAMES[check.verdict]}: {check.id}"
+    yield from _part("Promised", declared.proves)
+    if result and result.said:
+        yield from _part("Seen", result.said)
+    if result and result.todo:
+        yield from _part("Your code", f"says {result.todo}")
+    if result:
+        yield from _exchanges(result.exchanges)
+        yield from _list("The model", result.asked)
+        if check.verdict in (Verdict.CRASHED, Verdict.OVER_LIMIT) or not result.exchanges:
+            yield from _list("It printed", result.printed.rstrip().splitlines()[-MAX_LINES:])
+    yield from _part("Next", declared.next)
+    link = declared.link or str(report.exercise.home / "README.md")
+    yield f"  Read: {link}"
+
+
+def _exchanges(exchanges: Any) -> Iterator[str]:
+    for exchange in exchanges[-3:]:
+        yield from _part("Sent", f"{exchange['request']} {exchange['sent']}".strip())
+        headers = " ".join(f"{name}: {value}" for name, value in exchange["headers"].items())
+        came = exchange["came"].strip() + ("..." if exchange["left_out"] else "")
+        status = exchange["status"] or "nothing"
+        yield from _part(
+            "Came", " ".join(filter(None, [str(status), headers, came, exchange["fault"]]))
+        )
+
+
+def _foot(report: Report) -> Iterator[str]:
+    known = report.exercise.misconception(report.failed)
+    if known and not report.undecided and not report.stopped_early:
+        yield "This pattern is known."
+        yield from _part("The idea", known.idea)
+        yield from _part("But", known.tell)
+        yield ""
+    if report.complete:
+        yield "Everything holds. Well done."
+    elif not report.undecided:
+        yield f"Stuck? make hint EX={report.exercise.short}"
+    walls = (
+        f"Tier {report.tier}, {TIERS[report.tier]}: {', '.join(report.parts)}."
+        if report.tier
+        else ""
+    )
+    yield from _wrapped(f"{walls} Seed {report.seed}. {report.seconds:.1f} s.".strip())
+
+
+def _part(name: str, text: str) -> Iterator[str]:
+    lines = textwrap.wrap(
+        printable(text)[:600],
+        WIDTH,
+        initial_indent=f"  {name}: ",
+        subsequent_indent="    ",
+        break_on_hyphens=False,
+    )
+    yield from lines[:MAX_LINES]
+
+
+def _list(name: str, items: Any) -> Iterator[str]:
+    if not items:
+        return
+    yield f"  {name}:"
+    for item in items:
+        yield f"    {printable(item)[: WIDTH - 4]}"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH)
