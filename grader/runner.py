@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,21 +36,23 @@ class Grader:
     tier: int = 0
     parts: Sequence[str] = ()
     _bases: dict[str, Path] = field(default_factory=dict)
-    _number: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def base(self, exercise: Exercise) -> Path:
-        if exercise.id not in self._bases:
-            folder = self.warm.folder / "base" / exercise.id
-            folder.mkdir(parents=True)
-            self._bases[exercise.id] = make_base(exercise, folder)
-        return self._bases[exercise.id]
+        with self._lock:
+            if exercise.id not in self._bases:
+                folder = self.warm.folder / "base" / exercise.id
+                folder.mkdir(parents=True)
+                self._bases[exercise.id] = make_base(exercise, folder)
+            return self._bases[exercise.id]
 
     def ready(self) -> None:
         """Wait for the warm parent, and find out what walls it can build."""
-        if not self.tier:
-            self.warm.wait_until_warm()
-            walls = strongest_walls(self.warm.address)
-            self.tier, self.parts = walls.tier, walls.parts
+        with self._lock:
+            if not self.tier:
+                self.warm.wait_until_warm()
+                walls = strongest_walls(self.warm.address)
+                self.tier, self.parts = walls.tier, walls.parts
 
     def grade(
         self,
@@ -56,19 +60,31 @@ class Grader:
         intake: Intake,
         *,
         seed: int,
+        lanes: int = 1,
         first_failure_only: bool = False,
     ) -> Report:
-        """Raises GradingError when the suite itself is broken."""
+        """Judged by `lanes` judges side by side, since checks wait more than they work.
+
+        Raises GradingError when the suite itself is broken.
+        """
         started = time.monotonic()
         if intake.tampered:
             return self._refused(exercise, seed, intake)
         base = self.base(exercise)
         self.ready()
-        self._number += 1
         with tempfile.TemporaryDirectory(prefix="work-", dir=self.warm.folder) as folder:
             workspace = assemble(exercise, base, intake.files, Path(folder) / "course")
             Path(folder).chmod(0o755)
-            heard = self._judge(exercise, workspace, seed, first_failure_only)
+            assignment = Assignment(
+                results=0,
+                warm=self.warm.address,
+                tier=self.tier,
+                workspace=workspace,
+                exercise=exercise.folder,
+                seed=seed,
+                first_failure_only=first_failure_only,
+            )
+            heard = side_by_side(exercise, assignment, lanes)
         checks = judge_checks(exercise, heard.collected, heard.results)
         return Report(
             exercise,
@@ -85,35 +101,38 @@ class Grader:
         checks = all_alike(exercise, Verdict.TAMPERED, f"{intake.tampered[0]}, so nothing was run.")
         return Report(exercise, seed, self.tier, [], checks, notes=intake.tampered)
 
-    def _judge(
-        self, exercise: Exercise, workspace: Path, seed: int, first_failure_only: bool
-    ) -> "Heard":
-        read_end, write_end = os.pipe()
-        assignment = Assignment(
-            results=write_end,
-            warm=self.warm.address,
-            tier=self.tier,
-            workspace=workspace,
-            exercise=exercise.folder,
-            seed=seed,
-            first_failure_only=first_failure_only,
+
+def side_by_side(exercise: Exercise, assignment: Assignment, lanes: int) -> "Heard":
+    """What several judges heard, each of every so-manieth check."""
+    ids = [check.id for check in exercise.checks]
+    shares = [ids[lane::lanes] for lane in range(min(lanes, len(ids)))]
+    with ThreadPoolExecutor(len(shares)) as pool:
+        heard = pool.map(
+            lambda share: judge(exercise, assignment.model_copy(update={"only": share})), shares
         )
-        process = subprocess.Popen(
-            command(exercise),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-            env={**judges_environment(), VARIABLE: assignment.model_dump_json()},
-            pass_fds=[write_end],
-            start_new_session=True,
-        )
-        os.close(write_end)
-        with process:
-            heard = listen(process, read_end, exercise.seconds + GRACE_SECONDS)
-        if not heard.collected and not heard.finished_well:
-            raise GradingError(f"The suite of {exercise.id} is broken:\n{heard.printed.strip()}")
-        return heard
+        return merged(list(heard))
+
+
+def judge(exercise: Exercise, assignment: Assignment) -> "Heard":
+    """Run one judge to its end. Raises GradingError when the suite is broken."""
+    read_end, write_end = os.pipe()
+    told = assignment.model_copy(update={"results": write_end})
+    process = subprocess.Popen(
+        command(exercise),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+        env={**judges_environment(), VARIABLE: told.model_dump_json()},
+        pass_fds=[write_end],
+        start_new_session=True,
+    )
+    os.close(write_end)
+    with process:
+        heard = listen(process, read_end, exercise.seconds + GRACE_SECONDS)
+    if not heard.collected and not heard.finished_well:
+        raise GradingError(f"The suite of {exercise.id} is broken:\n{heard.printed.strip()}")
+    return heard
 
 
 def command(exercise: Exercise) -> list[str]:
@@ -145,6 +164,16 @@ class Heard:
             self.results.append(Result(**{**result, "verdict": Verdict(result["verdict"])}))
         elif "finished" in message:
             self.finished, self.finished_well = True, message["finished"] in (0, 1)
+
+
+def merged(lanes: Sequence[Heard]) -> Heard:
+    return Heard(
+        collected={id_: count for lane in lanes for id_, count in lane.collected.items()},
+        results=[result for lane in lanes for result in lane.results],
+        finished=all(lane.finished for lane in lanes),
+        finished_well=all(lane.finished_well for lane in lanes),
+        notes=[note for lane in lanes for note in lane.notes],
+    )
 
 
 def listen(process: subprocess.Popen[bytes], read_end: int, seconds: float) -> Heard:

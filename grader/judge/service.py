@@ -4,7 +4,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,8 +68,7 @@ class Service:
         Raises Crashed when it does not start, or ends by itself before the block does.
         """
         async with AsyncExitStack() as stack:
-            run = await asyncio.to_thread(self._open, forward or {}, data, settings)
-            stack.callback(run.stop)
+            run = await asyncio.to_thread(self._open, forward or {}, data, settings, stack)
             await self._begin(run)
             client = await stack.enter_async_context(Client(run, self.journal))
             yield client
@@ -78,14 +77,12 @@ class Service:
 
     async def refuses(self, **settings: object) -> str:
         """Start it with settings that it has to refuse; what it printed. AssertionError if not."""
-        run = await asyncio.to_thread(self._open, {}, None, settings)
-        try:
+        with ExitStack() as stack:
+            run = await asyncio.to_thread(self._open, {}, None, settings, stack)
             ready = await asyncio.to_thread(run.wait_until_ready, self._start_seconds)
             assert not ready, "the service starts with a setting that it should refuse"
             assert run.ended, "the service neither starts nor refuses to"
             assert run.ended.code, "a service that refuses to start ends with an exit code above 0"
-        finally:
-            run.stop()
         return run.output.text
 
     @property
@@ -103,6 +100,7 @@ class Service:
         forward: Mapping[str, tuple[str, Address]],
         data: Path | None,
         settings: Mapping[str, object],
+        stack: ExitStack | AsyncExitStack,
     ) -> Run:
         serve = self.place.exercise.serve
         assert serve is not None, "exercise.toml has no [serve], so nothing can be served"
@@ -127,9 +125,10 @@ class Service:
             limits=Limits(memory=serve.memory_mb * MEGABYTE),
         )
         run = open_run(self.place.warm, order)
+        stack.callback(run.stop)
         self.runs.append(run)
         for door, (_, address) in zip(run.doors, wired.values(), strict=True):
-            self.wires.join(door, address)
+            stack.enter_context(self.wires.joined(door, address))
         return run
 
     @property

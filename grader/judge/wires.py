@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import socket
 import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
+Result = TypeVar("Result")
 Address = Path | tuple[str, int]
 PIECE = 65536
 
@@ -34,17 +37,25 @@ class Wires:
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
-    def join(self, door: socket.socket, address: Address) -> None:
-        """Send on everything that comes through `door` from now on, until it is closed."""
-        copy = door.dup()  # the loop's own, so that nobody closes it under its hands
+    @contextmanager
+    def joined(self, door: socket.socket, address: Address) -> Iterator[None]:
+        """While the block lasts, everything that comes through `door` goes on to `address`."""
 
-        async def serve() -> None:
-            async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                await _forward(reader, writer, address)
+        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await _forward(reader, writer, address)
 
-            await asyncio.start_server(forward, sock=copy)
+        server = self._run(asyncio.start_server(forward, sock=door))
+        try:
+            yield
+        finally:
+            self._run(_close(server))
 
-        asyncio.run_coroutine_threadsafe(serve(), self._loop).result()
+    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+async def _close(server: asyncio.Server) -> None:
+    server.close()
 
 
 async def _forward(

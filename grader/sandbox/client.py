@@ -101,6 +101,7 @@ class Run:
         self._thread.start()
         listening = self._reply()
         self.parts = listening["parts"]
+        # Whoever serves behind a door closes it.
         self.doors = [socket.socket(fileno=line.take_fd()) for _ in range(listening["doors"])]
 
     # --- asking
@@ -145,8 +146,6 @@ class Run:
         with contextlib.suppress(OSError):
             self._line.connection.shutdown(socket.SHUT_WR)
         self._thread.join(ANSWER_SECONDS)
-        for door in self.doors:
-            door.close()
         if self._thread.is_alive():
             raise SandboxProblem("a submission's keeper does not end; start the grader again")
         self._line.close()
