@@ -6,7 +6,7 @@ unexport PYTHONHOME PYTHONPATH
 
 help: ## Print this list
 	@echo "usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 medium: ready-medium ## Run the medium service on port 8000, or on PORT=9000
 	@exec $(PY) -m shared.serve medium.app.main:app
@@ -28,6 +28,18 @@ format: ready-all ## Rewrite the code, and the code in the docs, in the project'
 grade: ready-all ## Grade your answer to an exercise: EX=medium/ex02
 	@$(PY) -m grader grade $(EX) $(ARGS)
 
+hint: ready-all ## Give the next hint: EX=medium/ex02
+	@$(PY) -m grader hint $(EX)
+
+watch: ready-all ## Grade again on every save: EX=medium/ex02
+	@$(PY) -m grader watch $(EX)
+
+progress: ready-all ## Show all exercises, your scores and the hints you took
+	@$(PY) -m grader progress $(EX)
+
+verify: ready-all ## Hold the exercises, or EX=medium/ex02, to their matrix
+	@$(PY) -m grader verify $(EX) $(ARGS)
+
 bench: ready-all ## Compare the speed of the service with two baselines
 	@$(PY) -m bench $(ARGS)
 
@@ -41,4 +53,4 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help medium test check format grade bench lock clean
+.PHONY: help medium test check format grade hint watch progress verify bench lock clean

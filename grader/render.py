@@ -10,6 +10,7 @@ from grader.sandbox.client import TIERS
 
 WIDTH = 80
 MAX_LINES = 12
+SHOWN_EXCHANGES = 2
 NAMES = {
     Verdict.PASSED: "passed",
     Verdict.FAILED: "FAILED",
@@ -27,28 +28,36 @@ def printable(text: str) -> str:
 
 
 def _is_harmless(char: str) -> bool:
-    return char == "\n" or unicodedata.category(char) not in (
-        "Cc",
-        "Cf",
-        "Cs",
-        "Co",
-        "Cn",
-        "Zl",
-        "Zp",
-    )
+    hidden = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    return char == "\n" or unicodedata.category(char) not in hidden
 
 
 def render(report: Report, *, only_first: bool = False) -> str:
     """The whole report, or what matters while somebody works: the first thing to mend."""
     lines = [*_head(report), *_summary(report), ""]
-    failing = [check for check in report.checks if check.verdict is not Verdict.PASSED]
-    for check in failing[:1] if only_first else _worth_telling(failing):
-        lines += [*_explain(report, check), ""]
+    told = [check for check in report.checks if check.result and not _holds(check)]
+    groups = _by_todo(told)
+    for alike in groups[:1] if only_first else groups:
+        lines += [*_explain(report, alike[0]), *_also(alike[1:]), ""]
     return "\n".join([*lines, *_foot(report)]) + "\n"
 
 
-def _worth_telling(failing: list[CheckReport]) -> list[CheckReport]:
-    return [check for check in failing if check.result]
+def _holds(check: CheckReport) -> bool:
+    return check.verdict is Verdict.PASSED
+
+
+def _by_todo(failing: list[CheckReport]) -> list[list[CheckReport]]:
+    """Checks that one TODO keeps from passing are explained once."""
+    groups: dict[str, list[CheckReport]] = {}
+    for check in failing:
+        todo = check.result.todo if check.result else ""
+        groups.setdefault(todo or check.id, []).append(check)
+    return list(groups.values())
+
+
+def _also(others: list[CheckReport]) -> Iterator[str]:
+    if others:
+        yield from _part("The same TODO stops", ", ".join(check.id for check in others))
 
 
 def _head(report: Report) -> Iterator[str]:
@@ -84,19 +93,17 @@ def _explain(report: Report, check: CheckReport) -> Iterator[str]:
 
 
 def _exchanges(exchanges: Any) -> Iterator[str]:
-    for exchange in exchanges[-3:]:
+    for exchange in exchanges[-SHOWN_EXCHANGES:]:
         yield from _part("Sent", f"{exchange['request']} {exchange['sent']}".strip())
         headers = " ".join(f"{name}: {value}" for name, value in exchange["headers"].items())
         came = exchange["came"].strip() + ("..." if exchange["left_out"] else "")
-        status = exchange["status"] or "nothing"
-        yield from _part(
-            "Came", " ".join(filter(None, [str(status), headers, came, exchange["fault"]]))
-        )
+        words = [str(exchange["status"] or "nothing"), headers, came, exchange["fault"]]
+        yield from _part("Came", " ".join(filter(None, words)))
 
 
 def _foot(report: Report) -> Iterator[str]:
     known = report.exercise.misconception(report.failed)
-    if known and not report.undecided and not report.stopped_early:
+    if known and not report.undecided and not report.partial:
         yield "This pattern is known."
         yield from _part("The idea", known.idea)
         yield from _part("But", known.tell)
@@ -105,12 +112,13 @@ def _foot(report: Report) -> Iterator[str]:
         yield "Everything holds. Well done."
     elif not report.undecided:
         yield f"Stuck? make hint EX={report.exercise.short}"
-    walls = (
-        f"Tier {report.tier}, {TIERS[report.tier]}: {', '.join(report.parts)}."
-        if report.tier
-        else ""
-    )
-    yield from _wrapped(f"{walls} Seed {report.seed}. {report.seconds:.1f} s.".strip())
+    yield from _wrapped(f"{_walls(report)}Seed {report.seed}. {report.seconds:.1f} s.")
+
+
+def _walls(report: Report) -> str:
+    if not report.tier:
+        return "Nothing was run. "
+    return f"Tier {report.tier}, {TIERS[report.tier]}: {', '.join(report.parts)}. "
 
 
 def _part(name: str, text: str) -> Iterator[str]:

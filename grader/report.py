@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -69,11 +69,15 @@ class Report:
     notes: Sequence[str] = ()
     """What else has to be said, such as a file that is missing."""
     seconds: float = 0.0
-    stopped_early: bool = field(default=False)
+    partial: bool = False
+    """Stopped before every check had its turn."""
 
     @property
     def earned(self) -> int:
         return sum(check.earned for check in self.checks)
+
+    def result_of(self, id_: str) -> Verdict:
+        return next(check.verdict for check in self.checks if check.id == id_)
 
     @property
     def failed(self) -> list[str]:

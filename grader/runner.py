@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from grader.sandbox.client import SandboxProblem, WarmParent, strongest_walls
 from grader.workspace import Intake, assemble, make_base
 
 GRACE_SECONDS = 30
+LOOK_SECONDS = 0.2
 MAX_PRINTED = 4000
 NOT_PASSED_ON = ("OPENAI_", "LANGSMITH_", "LANGCHAIN_", "PYTEST_", "PYTHON", "COVERAGE")
 
@@ -35,6 +36,8 @@ class Grader:
     warm: WarmParent
     tier: int = 0
     parts: Sequence[str] = ()
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set it, and grading ends at once, with the results so far."""
     _bases: dict[str, Path] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -61,11 +64,13 @@ class Grader:
         *,
         seed: int,
         lanes: int = 1,
+        only: Sequence[str] = (),
         first_failure_only: bool = False,
+        tell: Callable[[Result], None] = lambda result: None,
     ) -> Report:
         """Judged by `lanes` judges side by side, since checks wait more than they work.
 
-        Raises GradingError when the suite itself is broken.
+        `tell` hears each result as it comes. Raises GradingError when the suite is broken.
         """
         started = time.monotonic()
         if intake.tampered:
@@ -84,7 +89,9 @@ class Grader:
                 seed=seed,
                 first_failure_only=first_failure_only,
             )
-            heard = side_by_side(exercise, assignment, lanes)
+            ids = only or [check.id for check in exercise.checks]
+            shares = [ids[lane::lanes] for lane in range(min(lanes, len(ids)))]
+            heard = side_by_side(exercise, assignment, shares, Listener(tell, self.stopping))
         checks = judge_checks(exercise, heard.collected, heard.results)
         return Report(
             exercise,
@@ -94,7 +101,7 @@ class Grader:
             checks,
             notes=[*intake.missing, *heard.notes],
             seconds=time.monotonic() - started,
-            stopped_early=not heard.finished or first_failure_only,
+            partial=not heard.finished or first_failure_only or bool(only),
         )
 
     def _refused(self, exercise: Exercise, seed: int, intake: Intake) -> Report:
@@ -102,18 +109,30 @@ class Grader:
         return Report(exercise, seed, self.tier, [], checks, notes=intake.tampered)
 
 
-def side_by_side(exercise: Exercise, assignment: Assignment, lanes: int) -> "Heard":
-    """What several judges heard, each of every so-manieth check."""
-    ids = [check.id for check in exercise.checks]
-    shares = [ids[lane::lanes] for lane in range(min(lanes, len(ids)))]
+@dataclass(frozen=True)
+class Listener:
+    """Who wants to hear results, and who may end it all."""
+
+    tell: Callable[[Result], None]
+    stopping: threading.Event
+
+
+def side_by_side(
+    exercise: Exercise,
+    assignment: Assignment,
+    shares: Sequence[Sequence[str]],
+    listener: Listener,
+) -> "Heard":
+    """What several judges said, each of its share of the checks."""
+
+    def lane(share: Sequence[str]) -> Heard:
+        return judge(exercise, assignment.model_copy(update={"only": share}), listener)
+
     with ThreadPoolExecutor(len(shares)) as pool:
-        heard = pool.map(
-            lambda share: judge(exercise, assignment.model_copy(update={"only": share})), shares
-        )
-        return merged(list(heard))
+        return merged(list(pool.map(lane, shares)))
 
 
-def judge(exercise: Exercise, assignment: Assignment) -> "Heard":
+def judge(exercise: Exercise, assignment: Assignment, listener: Listener) -> "Heard":
     """Run one judge to its end. Raises GradingError when the suite is broken."""
     read_end, write_end = os.pipe()
     told = assignment.model_copy(update={"results": write_end})
@@ -123,14 +142,18 @@ def judge(exercise: Exercise, assignment: Assignment) -> "Heard":
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=ROOT,
-        env={**judges_environment(), VARIABLE: told.model_dump_json()},
+        env={
+            **judges_environment(),
+            VARIABLE: told.model_dump_json(),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        },
         pass_fds=[write_end],
         start_new_session=True,
     )
     os.close(write_end)
     with process:
-        heard = listen(process, read_end, exercise.seconds + GRACE_SECONDS)
-    if not heard.collected and not heard.finished_well:
+        heard = listen(process, read_end, exercise.seconds + GRACE_SECONDS, listener)
+    if heard.is_broken:
         raise GradingError(f"The suite of {exercise.id} is broken:\n{heard.printed.strip()}")
     return heard
 
@@ -138,6 +161,7 @@ def judge(exercise: Exercise, assignment: Assignment) -> "Heard":
 def command(exercise: Exercise) -> list[str]:
     python = [sys.executable, "-B", "-m", "pytest", "-q", "--tb=short", "--assert=plain"]
     settings = ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}", "-p", "no:cacheprovider"]
+    settings += ["-p", "anyio"]  # the only one of the installed plugins that a suite needs
     return [*python, *settings, *map(str, exercise.suite)]
 
 
@@ -156,12 +180,20 @@ class Heard:
     printed: str = ""
     notes: list[str] = field(default_factory=list)
 
-    def note(self, message: dict[str, Any]) -> None:
+    @property
+    def is_broken(self) -> bool:
+        """The suite was not even collected, though it had the time."""
+        return not self.collected and not self.finished_well and not self.notes
+
+    def note(self, message: dict[str, Any], tell: Callable[[Result], None]) -> None:
         if "collected" in message:
             self.collected = message["collected"]
         elif "result" in message:
-            result = message["result"]
-            self.results.append(Result(**{**result, "verdict": Verdict(result["verdict"])}))
+            result = Result(
+                **{**message["result"], "verdict": Verdict(message["result"]["verdict"])}
+            )
+            self.results.append(result)
+            tell(result)
         elif "finished" in message:
             self.finished, self.finished_well = True, message["finished"] in (0, 1)
 
@@ -172,11 +204,13 @@ def merged(lanes: Sequence[Heard]) -> Heard:
         results=[result for lane in lanes for result in lane.results],
         finished=all(lane.finished for lane in lanes),
         finished_well=all(lane.finished_well for lane in lanes),
-        notes=[note for lane in lanes for note in lane.notes],
+        notes=sorted({note for lane in lanes for note in lane.notes}),
     )
 
 
-def listen(process: subprocess.Popen[bytes], read_end: int, seconds: float) -> Heard:
+def listen(
+    process: subprocess.Popen[bytes], read_end: int, seconds: float, listener: Listener
+) -> Heard:
     """Until the judge has ended. One that takes too long is ended; what it said still counts."""
     heard, pending, printed = Heard(), b"", b""
     deadline = time.monotonic() + seconds
@@ -185,18 +219,18 @@ def listen(process: subprocess.Popen[bytes], read_end: int, seconds: float) -> H
         selector.register(read_end, selectors.EVENT_READ)
         selector.register(process.stdout, selectors.EVENT_READ)
         while selector.get_map():
-            if (left := deadline - time.monotonic()) <= 0:
-                heard.notes.append(f"The judge was ended after {seconds:g} seconds.")
+            if listener.stopping.is_set() or time.monotonic() > deadline:
+                heard.notes.append("grading was stopped before every check had its turn")
                 end(process)
                 break
-            for key, _ in selector.select(left):
+            for key, _ in selector.select(LOOK_SECONDS):
                 data = os.read(key.fd, 65536)
                 if not data:
                     selector.unregister(key.fileobj)
                 elif key.fd == read_end:
                     *whole, pending = (pending + data).split(b"\n")
                     for line in whole:
-                        heard.note(json.loads(line))
+                        heard.note(json.loads(line), listener.tell)
                 else:
                     printed = (printed + data)[-MAX_PRINTED:]
     os.close(read_end)

@@ -165,13 +165,20 @@ def signatures(source: bytes) -> dict[str, str]:
                 found[prefix + node.name] = "class"
                 look(node.body, f"{prefix}{node.name}.")
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                if not node.name.startswith("_") or node.name.endswith("__"):
-                    returns = ast.unparse(node.returns) if node.returns else ""
-                    kind = type(node).__name__
-                    found[prefix + node.name] = f"{kind}({ast.unparse(node.args)}) {returns}"
+                found[prefix + node.name] = _declaration(node)
 
     look(ast.parse(source).body, "")
-    return found
+    return {name: how for name, how in found.items() if not _is_private(name)}
+
+
+def _declaration(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    returns = ast.unparse(node.returns) if node.returns else "nothing said"
+    return f"{type(node).__name__}({ast.unparse(node.args)}) -> {returns}"
+
+
+def _is_private(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return last.startswith("_") and not last.endswith("__")
 
 
 # --- what has to be run
