@@ -22,6 +22,7 @@ from grader.sandbox.order import Line, Order
 ROOT = Path(__file__).resolve().parents[2]
 WARM_SECONDS = 60
 ANSWER_SECONDS = 10
+LAST_WORDS_SECONDS = 1.0
 KEPT_OUTPUT = 64 * 1024
 TIERS = {
     1: "isolated",
@@ -156,11 +157,17 @@ class Run:
         with selectors.DefaultSelector() as selector:
             selector.register(self._line, selectors.EVENT_READ)
             selector.register(self._read_end, selectors.EVENT_READ)
+            patience: float | None = None
             while selector.get_map():
-                for key, _ in selector.select():
-                    over = self._hear() if key.fileobj is self._line else self._read()
-                    if over:
-                        selector.unregister(key.fileobj)
+                ready = selector.select(patience)
+                for key, _ in ready:
+                    if key.fileobj is self._line and self._hear():
+                        selector.unregister(self._line)
+                        patience = LAST_WORDS_SECONDS
+                    elif key.fileobj == self._read_end and self._read():
+                        selector.unregister(self._read_end)
+                if not ready:
+                    break  # the keeper has ended; somebody who got away holds the pipe
         os.close(self._read_end)
 
     def _hear(self) -> bool:
@@ -230,7 +237,11 @@ class WarmParent:
             self.address.chmod(0o600)
             listener.listen(64)
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-s", "-m", "grader.sandbox.warm", str(listener.fileno())],
+                [
+                    *(sys.executable, "-P", "-s", "-m", "grader.sandbox.warm"),
+                    str(listener.fileno()),
+                    str(self.folder),  # so that a list of processes says whose they are
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd="/",
@@ -239,6 +250,10 @@ class WarmParent:
                 start_new_session=True,  # a Ctrl-C at the terminal is for the grader to act upon
             )
         return self
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def wait_until_warm(self) -> None:
         assert self._process.stdout
