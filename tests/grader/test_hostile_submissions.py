@@ -35,6 +35,8 @@ def exercise(tmp_path_factory: pytest.TempPathFactory) -> Exercise:
 
 @pytest.fixture(scope="module")
 def batch(grader: Grader, exercise: Exercise) -> Batch:
+    if grader.tier != 1:
+        pytest.skip("they are let loose behind the walls of the first tier only")
     names = [attack.stem for attack in ATTACKS]
     planned = [(attack.stem, Intake({"rate_limit.py": armed(attack)})) for attack in ATTACKS]
     for place in range(len(planned), 0, -10):
