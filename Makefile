@@ -6,18 +6,18 @@ unexport PYTHONHOME PYTHONPATH
 
 help: ## Print this list
 	@echo "usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
 
 medium: ready-medium ## Run the medium service on port 8000, or on PORT=9000
 	@exec $(PY) -m shared.serve medium.app.main:app
 
-advanced: ready-all ## Run the hardened service on port 8000, with WORKERS=2 if you like
+advanced: ready-all ## Run the hardened service on port 8000, or with WORKERS=2
 	@exec $(PY) -m advanced.serve
 
 user: ready-all ## Make a user of the advanced service: make user NAME=carol
 	@$(PY) -m advanced.app.users $(NAME)
 
-test: ready-all ## Run every test; ARGS="tests/docs -k link" goes on to pytest
+test: ready-all ## Run every test, or ARGS="tests/docs -k link"
 	@$(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
 test-containers: ready-all ## Build and start the containers, and ask them; needs Docker
@@ -30,12 +30,36 @@ check: ready-all ## Check style, types, imports between packages, and the docs
 	@.venv/bin/lint-imports --no-logo
 	@$(PY) -m scripts.check_docs
 
-format: ready-all ## Rewrite the code, and the code in the docs, in the project's style
+format: ready-all ## Rewrite the code, in the docs too, in the project's style
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
+grade: ready-all ## Grade your answer to an exercise: EX=medium/ex02
+	@$(PY) -m grader grade $(EX) $(ARGS)
+
+hint: ready-all ## Give the next hint: EX=medium/ex02
+	@$(PY) -m grader hint $(EX)
+
+watch: ready-all ## Grade again on every save: EX=medium/ex02
+	@$(PY) -m grader watch $(EX)
+
+progress: ready-all ## Show all exercises, your scores and the hints you took
+	@$(PY) -m grader progress $(EX)
+
+verify: ready-all ## Hold the exercises, or EX=medium/ex02, to their matrix
+	@$(PY) -m grader verify $(EX) $(ARGS)
+
+kit: ready-all ## Make the students' copy of the course: OUT=a new folder
+	@$(PY) -m grader kit $(OUT)
+
 bench: ready-all ## Compare the speed of the service with two baselines
 	@$(PY) -m bench $(ARGS)
+
+mutants: ready-all ## Break the solutions, and count what the suites notice
+	@$(PY) -m grader mutants $(EX)
+
+bench-grader: ready-all ## Measure how long it takes to judge a submission
+	@$(PY) -m grader bench $(or $(EX),medium/ex02)
 
 lock: ## Choose new versions of all packages; needs uv
 	@sh scripts/lock.sh
@@ -47,4 +71,5 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help medium advanced user test test-containers check format bench lock clean
+.PHONY: help medium advanced user test test-containers check format grade hint watch progress verify \
+	mutants kit bench bench-grader lock clean

@@ -1,0 +1,257 @@
+"""What people type: `python -m grader grade medium/ex02`, and its friends."""
+
+import argparse
+import random
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from grader import bench, mutants, verify, watch
+from grader.catalogue import Exercise, GradingError, all_exercises, find
+from grader.kit import make_kit
+from grader.render import NAMES, WIDTH, render
+from grader.report import Report, Result, Verdict
+from grader.runner import Grader, opened
+from grader.sandbox.client import TIERS, SandboxProblem
+from grader.state import State
+from grader.workspace import Intake, solution_files, take_in
+
+LANES = 3
+"""Judges at once for a single submission."""
+
+NOT_KEPT = "This checkout cannot be written to, so nothing is remembered."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 for any score, 1 when something here is broken, 2 when the command is not understood."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except GradingError as exc:
+        print(exc, file=sys.stderr)
+    except SandboxProblem as exc:
+        print(f"This machine cannot run submissions: {exc}.", file=sys.stderr)
+    except KeyboardInterrupt:
+        print()
+        return 130
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m grader", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], what: str, exercises: str | None = None
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=what, description=what)
+        added.set_defaults(run=run)
+        added.add_argument("exercise", nargs=exercises, help="such as medium/ex02")
+        return added
+
+    grade = command("grade", _grade, "grade one exercise")
+    grade.add_argument("--submission", type=Path, help="the folder with the files (default: here)")
+    grade.add_argument("--solution", action="store_true", help="grade the course's own solution")
+    grade.add_argument("--seed", type=int, help="repeat a run that named this seed")
+    grade.add_argument("--official", action="store_true", help="refuse below --accept-tier")
+    grade.add_argument("--accept-tier", type=int, choices=TIERS, default=1, help="(default: 1)")
+    command("hint", _hint, "give the next hint, and count it")
+    command("watch", _watch, "grade again on every save")
+    command("progress", _progress, "show all exercises, their scores and hints", "*")
+    held = command("verify", _verify, "hold the exercises to their matrix", "*")
+    held.add_argument("--seed", type=int, default=1)
+    held.add_argument("--repeat", type=int, default=1, help="run all of it so often, and compare")
+    held.add_argument("--records", type=Path, help="write the verdict records into this folder")
+    command("mutants", _mutants, "break the solutions, and count what the suites notice", "*")
+    command("bench", _bench, "measure how long grading takes")
+    kit = commands.add_parser("kit", help="make the students' copy of the course")
+    kit.set_defaults(run=_kit)
+    kit.add_argument("out", type=Path, help="a folder that is not there yet")
+    return parser
+
+
+@contextmanager
+def _until_told_to_stop(grader: Grader) -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the grading; the results so far are shown."""
+
+    def stop(number: int, frame: object) -> None:
+        grader.stopping.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --- grade
+
+
+def _grade(options: argparse.Namespace) -> int:
+    exercise = find(options.exercise)
+    seed = random.randrange(1_000_000) if options.seed is None else options.seed
+    with opened() as grader, _until_told_to_stop(grader):
+        intake = _intake(options, exercise)
+        grader.base(exercise)
+        grader.ready()
+        if options.official and grader.tier > options.accept_tier:
+            raise GradingError(
+                f"This system allows tier {grader.tier} only ({TIERS[grader.tier]}), so nothing"
+                f" graded here is official; --accept-tier {grader.tier} accepts that."
+            )
+        report = grader.grade(exercise, intake, seed=seed, lanes=LANES)
+    print(render(report), end="")
+    if not (options.solution or options.submission or report.partial):
+        _remember(report)
+    return 1 if report.undecided else 0
+
+
+def _intake(options: argparse.Namespace, exercise: Exercise) -> Intake:
+    if options.solution:
+        return Intake(solution_files(exercise))
+    return take_in(exercise, options.submission or exercise.folder)
+
+
+def _remember(report: Report) -> None:
+    state = State()
+    state.update(report.exercise.id, earned=report.earned, failing=report.failed)
+    if not state.kept:
+        print(NOT_KEPT)
+
+
+# --- hint, watch, progress
+
+
+def _hint(options: argparse.Namespace) -> int:
+    exercise, state = find(options.exercise), State()
+    number = min(state.of(exercise.id).hints + 1, len(exercise.hints))
+    state.update(exercise.id, hints=number)
+    print(f"{exercise.short}, hint {number} of {len(exercise.hints)}")
+    print(textwrap.fill(exercise.hints[number - 1], WIDTH))
+    if number == len(exercise.hints):
+        print("That was the last one.")
+    if not state.kept:
+        print(NOT_KEPT)
+    return 0
+
+
+def _watch(options: argparse.Namespace) -> int:
+    exercise = find(options.exercise)
+    print(f"Watching {exercise.short}; Ctrl-C stops.", flush=True)
+    with opened() as grader:
+        grader.base(exercise)
+        grader.ready()
+        failing: str | None = None
+        for _ in watch.saves(exercise):
+            print(f"\n--- {time.strftime('%H:%M:%S')}", flush=True)
+            report = watch.grade_again(grader, exercise, failing, _tell_result)
+            failing = _first_failing(report)
+            print(render(report, only_first=True), end="", flush=True)
+    return 0
+
+
+def _tell_result(result: Result) -> None:
+    print(f"  {NAMES[result.verdict]:<14}{result.check}", flush=True)
+
+
+def _first_failing(report: Report) -> str | None:
+    wrong = (check for check in report.checks if check.result)
+    return next((check.id for check in wrong if check.verdict is not Verdict.PASSED), None)
+
+
+def _progress(options: argparse.Namespace) -> int:
+    state = State()
+    exercises = [find(name) for name in options.exercise] or all_exercises()
+    for exercise in exercises:
+        tried = state.of(exercise.id)
+        score = "not tried" if tried.earned is None else f"{tried.earned} of 100"
+        hints = f"{tried.hints} of {len(exercise.hints)} hints"
+        print(f"{exercise.short:<16}{score:<12}{hints:<14}{exercise.title}"[:WIDTH])
+    done = sum(state.of(exercise.id).earned == 100 for exercise in exercises)
+    print(f"{done} of {len(exercises)} complete.")
+    return 0
+
+
+# --- for trainers
+
+
+def _mutants(options: argparse.Namespace) -> int:
+    exercises = [find(name) for name in options.exercise] or all_exercises()
+    with opened() as grader:
+        for exercise in exercises:
+            equivalent = mutants.argued(exercise)
+            made = list(mutants.mutants(exercise))
+            if unknown := equivalent - {mutant.name for mutant in made}:
+                raise GradingError(f"{exercise.short} has no mutant {min(unknown)!r} any more.")
+            asked = [mutant for mutant in made if mutant.name not in equivalent]
+            count = sum(mutants.killed(grader, exercise, asked, print))
+            share = f"{100 * count / len(asked):.1f} %" if asked else "nothing to kill"
+            print(f"{exercise.short}: {count} of {len(asked)} killed, {share};", end=" ")
+            print(f"{len(equivalent)} argued to be equivalent.", flush=True)
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    exercise = find(options.exercise)
+    with opened() as grader:
+        grader.ready()
+        for line in bench.measure(grader, exercise):
+            print(line, flush=True)
+    return 0
+
+
+def _kit(options: argparse.Namespace) -> int:
+    files = make_kit(options.out)
+    print(f"{options.out} has the students' copy: {files} files. They begin with its README.md.")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    exercises = [find(name) for name in options.exercise] or all_exercises()
+    planned, faults = [], []
+    for exercise in exercises:
+        matrix = verify.load_matrix(exercise)
+        planned += list(verify.cases(exercise, matrix))
+        faults += [f"{exercise.short} {fault}" for fault in verify.faults(exercise, matrix)]
+    for fault in faults:
+        print(fault)
+    started = time.monotonic()
+    with opened() as grader, _until_told_to_stop(grader):
+        runs = [
+            verify.run(grader, planned, options.seed, _tell_outcome) for _ in range(options.repeat)
+        ]
+    records = [[outcome.report.record_bytes() for outcome in outcomes] for outcomes in runs]
+    same = all(each == records[0] for each in records)
+    if not same:
+        print("The records of two runs under one seed differ.")
+    if options.records:
+        _write_records(options.records, runs[0])
+    wrong = sum(bool(outcome.problems) for outcomes in runs for outcome in outcomes)
+    print(
+        f"{len(exercises)} exercises, {len(planned)} submissions, {options.repeat} times:"
+        f" {wrong or 'none'} not as declared, {len(faults) or 'no'} faults."
+        f" {time.monotonic() - started:.0f} s."
+    )
+    return 1 if wrong or faults or not same else 0
+
+
+def _tell_outcome(outcome: verify.Outcome) -> None:
+    case, report = outcome.case, outcome.report
+    mark = "as declared" if not outcome.problems else "WRONG"
+    lines = [
+        f"{mark:<12}{report.earned:>4}  {case.exercise.short} {case.name} {report.seconds:.1f} s",
+        *(f"    {problem}" for problem in outcome.problems),
+    ]
+    print("\n".join(lines), flush=True)
+
+
+def _write_records(folder: Path, outcomes: Sequence[verify.Outcome]) -> None:
+    for outcome in outcomes:
+        path = folder / outcome.case.exercise.id / f"{outcome.case.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(outcome.report.record_bytes())

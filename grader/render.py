@@ -1,0 +1,144 @@
+"""A report as plain text: 80 columns, no colour, and nothing in it that a terminal would obey."""
+
+import textwrap
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+from grader.report import CheckReport, Report, Verdict
+from grader.sandbox.client import TIERS
+
+WIDTH = 80
+MAX_LINES = 12
+SHOWN_EXCHANGES = 2
+NAMES = {
+    Verdict.PASSED: "passed",
+    Verdict.FAILED: "FAILED",
+    Verdict.CRASHED: "CRASHED",
+    Verdict.TIMED_OUT: "TIMED OUT",
+    Verdict.OVER_LIMIT: "OVER A LIMIT",
+    Verdict.TAMPERED: "TAMPERED",
+    Verdict.COULD_NOT_TELL: "could not tell",
+}
+
+
+def printable(text: str) -> str:
+    """`text` with everything escaped that moves a cursor, hides, or turns the direction around."""
+    return "".join(char if _is_harmless(char) else f"\\u{ord(char):04x}" for char in text)
+
+
+def _is_harmless(char: str) -> bool:
+    hidden = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    return char == "\n" or unicodedata.category(char) not in hidden
+
+
+def render(report: Report, *, only_first: bool = False) -> str:
+    """The whole report, or what matters while somebody works: the first thing to mend."""
+    lines = [*_head(report), *_summary(report), ""]
+    told = [check for check in report.checks if check.result and not _holds(check)]
+    groups = _by_todo(told)
+    for alike in groups[:1] if only_first else groups:
+        lines += [*_explain(report, alike[0]), *_also(alike[1:]), ""]
+    return "\n".join([*lines, *_foot(report)]) + "\n"
+
+
+def _holds(check: CheckReport) -> bool:
+    return check.verdict is Verdict.PASSED
+
+
+def _by_todo(failing: list[CheckReport]) -> list[list[CheckReport]]:
+    """Checks that one TODO keeps from passing are explained once."""
+    groups: dict[str, list[CheckReport]] = {}
+    for check in failing:
+        todo = check.result.todo if check.result else ""
+        groups.setdefault(todo or check.id, []).append(check)
+    return list(groups.values())
+
+
+def _also(others: list[CheckReport]) -> Iterator[str]:
+    if others:
+        yield from _part("The same TODO stops", ", ".join(check.id for check in others))
+
+
+def _head(report: Report) -> Iterator[str]:
+    exercise = report.exercise
+    yield f"{exercise.short}  {exercise.title}"
+    yield f"{report.earned} of 100 points"
+    yield ""
+    for note in report.notes:
+        yield from _wrapped(f"Note: {printable(note)}.")
+
+
+def _summary(report: Report) -> Iterator[str]:
+    for check in report.checks:
+        yield f"  {NAMES[check.verdict]:<14} {check.earned:>3} of {check.points:<3}  {check.id}"
+
+
+def _explain(report: Report, check: CheckReport) -> Iterator[str]:
+    declared, result = report.exercise.check(check.id), check.result
+    yield f"{NAMES[check.verdict]}: {check.id}"
+    yield from _part("Promised", declared.proves)
+    if result and result.said:
+        yield from _part("Seen", result.said)
+    if result and result.todo:
+        yield from _part("Your code", f"says {result.todo}")
+    if result:
+        yield from _exchanges(result.exchanges)
+        yield from _list("The model", result.asked)
+        if check.verdict in (Verdict.CRASHED, Verdict.OVER_LIMIT) or not result.exchanges:
+            yield from _list("It printed", result.printed.rstrip().splitlines()[-MAX_LINES:])
+    yield from _part("Next", declared.next)
+    link = declared.link or str(report.exercise.home / "README.md")
+    yield f"  Read: {link}"
+
+
+def _exchanges(exchanges: Any) -> Iterator[str]:
+    for exchange in exchanges[-SHOWN_EXCHANGES:]:
+        yield from _part("Sent", f"{exchange['request']} {exchange['sent']}".strip())
+        headers = " ".join(f"{name}: {value}" for name, value in exchange["headers"].items())
+        came = exchange["came"].strip() + ("..." if exchange["left_out"] else "")
+        words = [str(exchange["status"] or "nothing"), headers, came, exchange["fault"]]
+        yield from _part("Came", " ".join(filter(None, words)))
+
+
+def _foot(report: Report) -> Iterator[str]:
+    known = report.exercise.misconception(report.failed)
+    if known and not report.undecided and not report.partial:
+        yield "This pattern is known."
+        yield from _part("The idea", known.idea)
+        yield from _part("But", known.tell)
+        yield ""
+    if report.complete:
+        yield "Everything holds. Well done."
+    elif not report.undecided:
+        yield f"Stuck? make hint EX={report.exercise.short}"
+    yield from _wrapped(f"{_walls(report)}Seed {report.seed}. {report.seconds:.1f} s.")
+
+
+def _walls(report: Report) -> str:
+    if not report.tier:
+        return "Nothing was run. "
+    return f"Tier {report.tier}, {TIERS[report.tier]}: {', '.join(report.parts)}. "
+
+
+def _part(name: str, text: str) -> Iterator[str]:
+    lines = textwrap.wrap(
+        printable(text)[:600],
+        WIDTH,
+        initial_indent=f"  {name}: ",
+        subsequent_indent="    ",
+        break_on_hyphens=False,
+    )
+    yield from lines[:MAX_LINES]
+
+
+def _list(name: str, items: Any) -> Iterator[str]:
+    if not items:
+        return
+    yield f"  {name}:"
+    for item in items:
+        yield f"    {printable(item)[: WIDTH - 4]}"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH)

@@ -1,0 +1,150 @@
+"""The tree that a submission runs in: the course without its answers, and the student's files."""
+
+import compileall
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from grader.catalogue import Exercise, File, GradingError
+
+MAX_FILE = 256 * 1024
+FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a named pipe would block
+NEVER_COPIED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What was taken from a submission, and what was wrong with it."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    tampered: list[str] = field(default_factory=list)
+    """Sentences about files that are not files. One is enough to take nothing at all."""
+
+
+def take_in(exercise: Exercise, submission: Path) -> Intake:
+    """Read the files that may change, and nothing else, from the folder of a submission."""
+    intake = Intake()
+    for file in exercise.files:
+        try:
+            intake.files[file.path] = _read(submission, file.path)
+        except (FileNotFoundError, NotADirectoryError):
+            if not file.optional:
+                intake.missing.append(f"{file.path} is missing")
+        except NotAFileError as exc:
+            intake.tampered.append(f"{file.path} {exc}")
+        except OSError as exc:
+            intake.tampered.append(f"{file.path} cannot be read ({exc.strerror})")
+    return intake
+
+
+class NotAFileError(Exception):
+    """What lies there is no ordinary file of an ordinary size."""
+
+
+def _read(folder: Path, path: str) -> bytes:
+    """Open without following a link anywhere below `folder`, and look at what was opened."""
+    *parents, name = Path(path).parts
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for parent in parents:
+            below = _open(parent, FLAGS | os.O_DIRECTORY, at)
+            os.close(at)
+            at = below
+        fd = _open(name, FLAGS, at)
+    finally:
+        os.close(at)
+    with os.fdopen(fd, "rb") as file:
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode):
+            raise NotAFileError("is not an ordinary file")
+        data = file.read(MAX_FILE + 1)
+    if len(data) > MAX_FILE:
+        raise NotAFileError(f"is larger than {MAX_FILE // 1024} KiB")
+    return data
+
+
+def _open(name: str, flags: int, at: int) -> int:
+    """NotAFileError for links and sockets, which refuse to be opened like this."""
+    try:
+        return os.open(name, flags, dir_fd=at)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as exc:
+        kind = stat.S_IFMT(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
+        if kind in (stat.S_IFREG, stat.S_IFDIR):
+            raise
+        raise NotAFileError("is not an ordinary file") from exc
+
+
+def make_base(exercise: Exercise, folder: Path) -> Path:
+    """What all submissions to an exercise have in common, compiled; a workspace is a copy of it."""
+    for part in ("shared", exercise.track, *exercise.include):
+        _copy(exercise.root / part, folder / part)
+    home = folder / exercise.home
+    _copy(exercise.folder, home)
+    for suite in home.glob("test_*.py"):
+        suite.unlink()
+    for file in exercise.files:
+        (home / file.path).unlink(missing_ok=True)
+        if file.reference:
+            (folder / file.reference).unlink(missing_ok=True)
+    compileall.compile_dir(folder, quiet=2)
+    return folder
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=NEVER_COPIED, dirs_exist_ok=True)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target)
+
+
+def assemble(exercise: Exercise, base: Path, files: dict[str, bytes], folder: Path) -> Path:
+    """A workspace at `folder`: readable by everybody, since whoever runs there is nobody."""
+    shutil.copytree(base, folder)
+    by_path = {file.path: file for file in exercise.files}
+    for path, data in files.items():
+        place = folder / _place(exercise, by_path[path])
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+    for each in _everything(folder):
+        each.chmod(0o755 if each.is_dir() else 0o644)
+    return folder
+
+
+def _place(exercise: Exercise, file: File) -> Path:
+    return Path(file.place) if file.place else Path(exercise.home / file.path)
+
+
+def _everything(folder: Path) -> Iterator[Path]:
+    yield folder
+    yield from folder.rglob("*")
+
+
+def solution_files(exercise: Exercise) -> dict[str, bytes]:
+    """The solution as if somebody had handed it in; a lab's is the course itself."""
+    places = {
+        file.path: exercise.root / file.reference
+        if file.reference
+        else exercise.solution / file.path
+        for file in exercise.files
+    }
+    try:
+        return {path: place.read_bytes() for path, place in places.items()}
+    except FileNotFoundError as exc:
+        raise GradingError(f"There is no solution at {exc.filename}; a kit has none.") from exc
+
+
+def app_name(exercise: Exercise) -> str:
+    """What uvicorn is given."""
+    serve = exercise.serve
+    if serve is None or serve.app is None:
+        return ""
+    if serve.absolute:
+        return serve.app
+    return f"{str(exercise.home).replace('/', '.')}.{serve.app}"
