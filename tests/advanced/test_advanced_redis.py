@@ -188,6 +188,18 @@ async def test_a_slow_redis_is_not_waited_for_twice(server: Valkey) -> None:
         await visitor.see_it_heal(link)
 
 
+async def test_redis_is_not_blamed_for_our_own_delays(server: Valkey) -> None:
+    """Replies that lie there unread, while this process is busy, leave the breaker closed."""
+    async with open_redis(**server.address) as link:
+        for _ in range(5):
+            command = asyncio.create_task(link.run(lambda client: client.set("key", b"value")))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            time.sleep(0.2)  # noqa: ASYNC251 - the very thing that nobody should do
+            assert await command
+            assert link.away is None
+
+
 async def test_it_starts_without_redis_and_finds_it_later(server: Valkey) -> None:
     """A Redis that is not there yet at the start is used once it is."""
     server.kill()
