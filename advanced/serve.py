@@ -84,7 +84,10 @@ class Workers(Multiprocess):
 
     def run(self) -> None:
         """Exits with uvicorn's code for it if the service cannot start."""
-        super().run()
+        try:
+            super().run()
+        finally:  # an exception leaves them behind, and Python waits for them before it ends
+            self.terminate_all()
         if any(process.exitcode == STARTUP_FAILURE for process in self.processes):
             sys.exit(STARTUP_FAILURE)
 

@@ -106,7 +106,7 @@ def test_schemathesis_finds_nothing(serve: Serve, tmp_path: Path) -> None:
         [
             sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json",
             f"--header=Authorization: Bearer {token}", "--exclude-path", LOGOUT,
-            f"--seed={SEED}", "--max-examples=15", "--checks=all", "--continue-on-failure",
+            f"--seed={SEED}", "--max-examples=10", "--checks=all", "--continue-on-failure",
             "--request-timeout=10", "--no-color",
         ],
         cwd=tmp_path,

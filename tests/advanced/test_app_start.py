@@ -3,11 +3,14 @@
 import re
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
+from shared.offline_model import OfflineModel
 from tests.advanced.conftest import Serve
 from tests.advanced.serving_advanced import (
     NOTHING_SET,
@@ -15,8 +18,9 @@ from tests.advanced.serving_advanced import (
     SERVE,
     UVICORN,
     failures,
+    settings,
 )
-from tests.serving import KEY, Process, make_checkout
+from tests.serving import KEY, Process, environment, make_checkout, with_model
 
 PRODUCTION = {"ENVIRONMENT": "production", "SECRET_KEY": SECRET_KEY}
 MODEL = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "REDIS_ENABLED": "no"}
@@ -38,7 +42,7 @@ def refusal(command: tuple[str, ...], checkout: Path, **more: str) -> tuple[int,
     """The exit code, and the lines that tell more than that the start goes on or has failed."""
     environment = {**NOTHING_SET, "PORT": "0", **MODEL, **more}
     with Process(command, checkout, environment) as process:
-        code = process.wait(30)
+        code = process.wait()
     assert failures(process.output) == []
     assert not [secret for secret in SECRETS if secret in process.output], process.output
     usual = re.compile(r'"event": "(Started|Waiting|Application startup failed|Stopping|No Redis)')
@@ -149,3 +153,24 @@ def test_production_prints_no_password(serve: Serve) -> None:
     assert "password" not in service.process.output
     with service.waiting_client(service.log_in("carol")) as client:
         assert client.get("/api/v1/sessions").status_code == 200
+
+
+def test_nobody_left_to_greet(checkout: Path, tmp_path: Path) -> None:
+    """When nobody reads what it prints, as after `| head`, it ends, and its workers with it."""
+    with OfflineModel(api_key=KEY) as model:
+        more = with_model(model, WORKERS="2", REDIS_ENABLED="false")
+        with subprocess.Popen(
+            [sys.executable, *SERVE],
+            cwd=checkout,
+            env=environment(settings(tmp_path, **more)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            assert process.stdout
+            process.stdout.close()
+            try:
+                assert process.wait(60) != 0
+            finally:
+                if process.poll() is None:
+                    for child in psutil.Process(process.pid).children():
+                        child.kill()
