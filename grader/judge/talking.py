@@ -67,7 +67,12 @@ async def read_reply(response: httpx.Response) -> Reply:
             "a stream ends with one event that is done"
         )
         return Reply(*head, events=events)
-    return Reply(*head, body=json.loads(raw))
+    try:
+        return Reply(*head, body=json.loads(raw))
+    except ValueError:
+        raise AssertionError(
+            f"the answer, a {response.status_code}, should be JSON, or a stream of events"
+        ) from None
 
 
 def event_data(raw: bytes) -> list[str]:
