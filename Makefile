@@ -28,6 +28,9 @@ format: ready-all ## Rewrite the code, and the code in the docs, in the project'
 grade: ready-all ## Grade your answer to an exercise: EX=medium/ex02
 	@$(PY) -m grader grade $(EX) $(ARGS)
 
+serve: ready-all ## Run your answer to an exercise on port 8000: EX=medium/lab
+	@exec $(PY) -m exercises.serve $(EX)
+
 hint: ready-all ## Give the next hint: EX=medium/ex02
 	@$(PY) -m grader hint $(EX)
 
@@ -53,4 +56,4 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help medium test check format grade hint watch progress verify bench lock clean
+.PHONY: help medium test check format grade serve hint watch progress verify bench lock clean
