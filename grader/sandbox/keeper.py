@@ -67,7 +67,7 @@ class Keeper:
         self._group = ControlGroup(f"grader-{os.getpid()}", order.limits)
         if isolated:
             _separate(root)
-        elif order.tier == 2:
+        elif sys.platform == "linux":
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         self._listener = _listen(PORT if isolated else 0)
         self._address = self._listener.getsockname()
