@@ -41,7 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
 
     app = FastAPI(title=TITLE, version=VERSION, lifespan=lifespan, redirect_slashes=False)
-    # TODO 13: add the edge (shared/web/edge.py).
+    # TODO 3, too: add the edge (shared/web/edge.py), which turns errors into answers.
     app.include_router(router)
     app.include_router(agent.router)
     app.include_router(playground)

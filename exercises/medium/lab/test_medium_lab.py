@@ -49,6 +49,11 @@ def echo(call: Call) -> Scenario:
     return Scenario(f"You said {call.messages[-1]['content']}.")
 
 
+def for_ever(_: Call) -> Scenario:
+    """A model that asks for tools again and again."""
+    return Scenario(tool_calls=[ToolCall("nobody", {"task": "again"})])
+
+
 def words(rng: random.Random, count: int) -> list[str]:
     return [f"{''.join(rng.choices('abcdefghij', k=6))} " for _ in range(count)]
 
@@ -205,21 +210,16 @@ async def test_every_call_counts(service: Service, model: OfflineModel, rng: ran
         assert "calculate" in [tool["name"] for tool in reply.metadata["tools"]], (
             "metadata should name the tools that were used"
         )
-        for path in (PLAIN, STREAM):
-            model.clear()
-            model.respond(Scenario(tool_calls=[ToolCall("nobody", {"task": "again"})]))
-            status, text = await say(client, "hello", path=path, max_iterations=bound)
-            assert (status, bool(text)) == (200, True), (
-                "a turn at its bound is answered with a sentence, not an error"
-            )
-            assert model.call_count == bound, "max_iterations should bound the calls to the model"
-            reply = await client.ask("hello")
-            assert model.call_count == bound + 10, (
-                "without max_iterations a turn should cost ten calls at most"
-            )
-            assert reply.metadata["stopped"] == "max_iterations", (
-                "a turn at its bound should say that it was stopped"
-            )
+        model.clear()
+        model.respond(for_ever)
+        reply = await client.ask("hello", max_iterations=bound)
+        assert reply.status == 200, "a turn at its bound is answered with a sentence, not an error"
+        assert reply.metadata["stopped"] == "max_iterations", (
+            "a turn at its bound should say that it was stopped"
+        )
+        assert model.call_count == bound, "max_iterations should bound the calls to the model"
+        await answered(client)
+    assert model.call_count == bound + 10, "without max_iterations a turn should cost ten calls"
 
 
 @check("many_at_once")
@@ -232,12 +232,13 @@ async def test_many_at_once(service: Service, model: OfflineModel) -> None:
     model.respond(hang_or_answer)
     async with service() as client:
         await answered(client)
+        await answered(client, "hello", new_session(), STREAM)
         hanging = [
             asyncio.create_task(client.ask("hang", new_session(), path))
             for path in [PLAIN, STREAM] * 4
         ]
         promise = "questions of different sessions should all reach the model at the same time"
-        await seen(model, lambda m: m.call_count == 9, promise)
+        await seen(model, lambda m: m.call_count == 10, promise)
         try:
             async with asyncio.timeout(PATIENCE):
                 health = await client.get("/health")
@@ -288,7 +289,7 @@ async def shown_and_deleted(client: Client, model: OfflineModel) -> None:
     name = new_session()
     await answered(client, "one", name)
     before = (await client.get(session_path(name))).json()
-    await answered(client, "two", name, STREAM)
+    await answered(client, "two", name)
     shown = (await client.get(session_path(name))).json()
     assert shown["session_id"] == name, "a session should tell its id"
     times = [before["created_at"], before["last_activity"], shown["last_activity"]]
@@ -355,6 +356,12 @@ async def test_stream_events(service: Service, model: OfflineModel, rng: random.
         assert shown.status_code == 200, "the session whose id is told should be there"
         model.respond(None)
         reply = await client.ask(f"What is {rng.randint(11, 99)} * 12?", path=STREAM)
+        bound = rng.choice([2, 3, 25])
+        model.clear()
+        model.respond(for_ever)
+        status, text = await say(client, "hello", path=STREAM, max_iterations=bound)
+        assert (status, model.call_count) == (200, bound), "max_iterations should bound a stream"
+        assert text, "a stream at its bound should end with a sentence"
     assert reply.status == 200, "a question for the analyst should be streamed"
     tools = [event["metadata"]["tool"] for event in reply.events if event["metadata"].get("tool")]
     assert [tool["name"] for tool in tools] == ["ask_analyst", "calculate"], (
@@ -495,7 +502,7 @@ async def test_remembers(service: Service, model: OfflineModel, rng: random.Rand
         first = await client.ask(one)
         assert first.status == 200, "a question should be answered"
         session = first.session_id
-        await answered(client, two, session, STREAM)
+        await answered(client, two, session)
         third = await client.ask(three, session)
         assert third.session_id == session, (
             "a turn should tell the id of the session that it belongs to"

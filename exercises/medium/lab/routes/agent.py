@@ -1,6 +1,6 @@
 """Your part: the agent's endpoints, all under /api/v1. Served as `medium/app/routes/agent.py`.
 
-TODO 15: say in each decorator what else an endpoint may answer (shared/web/documentation.py).
+TODO 14: say in each decorator what else an endpoint may answer (shared/web/documentation.py).
 """
 
 from typing import Annotated, Literal
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/api/v1", tags=["agent"])
 @router.post("/query")
 async def query(request: PlainQueryRequest, service: AgentServiceDep) -> QueryResponse:
     """Ask the agent, and wait for the whole answer."""
-    # TODO 14: refuse `stream: true` with UseStreamEndpoint (shared/errors.py).
+    # TODO 13: refuse `stream: true` with UseStreamEndpoint (shared/errors.py).
     raise NotImplementedError("TODO 8: hand the question to the service")
 
 
