@@ -1,27 +1,72 @@
-"""Another design: no dependencies; the stream is opened in its route and framed by hand."""
+"""Another split: all in one file, routes without dependencies, the stream framed by hand."""
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from starlette.responses import StreamingResponse
 
+from medium.app.config import Settings
+from shared.agent_service import AgentService
 from shared.errors import UseStreamEndpoint
+from shared.llm import open_llm
+from shared.memory import LatestCheckpoints, MemorySessions
 from shared.models import (
+    Health,
     PlainQueryRequest,
     QueryRequest,
     QueryResponse,
+    ServiceInfo,
     SessionDeleted,
     SessionInfo,
     SessionList,
     StreamChunk,
 )
+from shared.playground import router as playground
 from shared.web.documentation import REQUEST_ERRORS, SESSION_ERRORS, STREAM_RESPONSES, TURN_ERRORS
+from shared.web.edge import add_edge
+from shared.web.lifecycle import ending_turns_at_shutdown
 from shared.web.streaming import EventStream
 
 router = APIRouter(prefix="/api/v1")
+
+
+@asynccontextmanager
+async def opened(app: FastAPI) -> AsyncIterator[None]:
+    config = Settings()
+    app.state.cors_origins = config.CORS_ORIGINS
+    memory = LatestCheckpoints()
+    sessions = MemorySessions(memory, limit=config.MAX_SESSIONS)
+    key = config.OPENAI_API_KEY.get_secret_value() if config.OPENAI_API_KEY else None
+    url = config.OPENAI_BASE_URL
+    async with open_llm(model=config.OPENAI_MODEL, api_key=key, base_url=url) as llm:
+        app.state.service = service = AgentService(
+            llm, memory, sessions, timeout=config.REQUEST_TIMEOUT, turn_wait=config.TURN_WAIT
+        )
+        async with ending_turns_at_shutdown(service.turns):
+            yield
+
+
+def create_app() -> FastAPI:
+    app = FastAPI(title="Agent", version="2", lifespan=opened, redirect_slashes=False)
+    add_edge(app)
+    app.add_api_route("/", root, response_model=ServiceInfo)
+    app.add_api_route("/health", health, response_model=Health)
+    app.include_router(router)
+    app.include_router(playground)
+    return app
+
+
+def root() -> dict[str, str]:
+    """What this is."""
+    return {"title": "Agent", "version": "2"}
+
+
+def health() -> dict[str, str]:
+    """Whether it is well."""
+    return {"status": "healthy"}
 
 
 @router.post("/query", responses=TURN_ERRORS, response_model=QueryResponse)
@@ -77,3 +122,6 @@ async def list_sessions(
 ) -> Any:
     """All sessions."""
     return await request.app.state.service.list_sessions(limit, cursor)
+
+
+app = create_app()
