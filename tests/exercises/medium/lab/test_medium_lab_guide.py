@@ -10,6 +10,7 @@ from scripts.walkthrough import Walkthrough
 
 LAB = find("medium/lab")
 GUIDE = LAB.folder / "README.md"
+TEXT = GUIDE.read_text(encoding="utf-8")
 
 
 def test_the_finished_service_prints_what_the_guide_shows() -> None:
@@ -23,15 +24,11 @@ def test_the_finished_service_prints_what_the_guide_shows() -> None:
 
 def test_the_steps_take_the_minutes_of_the_lab() -> None:
     """The minutes of the steps add up."""
-    minutes = re.findall(
-        r"^### .*, (\d+) minutes\)$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE
-    )
+    minutes = re.findall(r"^### .*, (\d+) minutes\)$", TEXT, re.MULTILINE)
     assert sum(map(int, minutes)) == LAB.minutes
 
 
 def test_the_guide_tells_the_points() -> None:
     """Every check is in the table, in its order, with its points."""
-    rows = re.findall(
-        r"^\|[^|]*\| (\w+) \| (\d+) \|$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE
-    )
+    rows = re.findall(r"^\|[^|]*\| (\w+) \| (\d+) \|$", TEXT, re.MULTILINE)
     assert rows == [(check.id, str(check.points)) for check in LAB.checks]
