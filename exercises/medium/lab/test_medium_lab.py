@@ -127,7 +127,11 @@ async def test_runs(service: Service, model: OfflineModel) -> None:
         about = root.json()
         assert about["title"], "GET / should say the service's title"
         assert about["version"], "GET / should say the service's version"
-        health = await client.get("/health")
+        try:
+            async with asyncio.timeout(PATIENCE):
+                health = await client.get("/health")
+        except TimeoutError:
+            raise AssertionError("a silent model should not keep GET /health waiting") from None
         assert (health.status_code, health.json()) == (200, {"status": "healthy"}), (
             "GET /health should say that the process is healthy"
         )
