@@ -827,7 +827,9 @@ async def test_documented(service: Service, model: OfflineModel) -> None:
         assert found[place].get("summary"), "every endpoint should have a summary"
         assert found[place].get("description"), "every endpoint should have a description"
     parameters = found["get", "/api/v1/sessions"].get("parameters", [])
-    limit = next((each["schema"] for each in parameters if each["name"] == "limit"), {})
+    limit: dict[str, Any] = next(
+        (each["schema"] for each in parameters if each["name"] == "limit"), {}
+    )
     assert [limit.get(key) for key in ("minimum", "maximum", "default")] == [1, 1000, 100], (
         "the documentation should say how many sessions a page of the list has"
     )
