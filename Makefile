@@ -37,6 +37,9 @@ format: ready-all ## Rewrite the code, in the docs too, in the project's style
 grade: ready-all ## Grade your answer to an exercise: EX=medium/ex02
 	@$(PY) -m grader grade $(EX) $(ARGS)
 
+serve: ready-all ## Run your answer to an exercise on port 8000: EX=medium/lab
+	@exec $(PY) -m exercises.serve $(EX)
+
 hint: ready-all ## Give the next hint: EX=medium/ex02
 	@$(PY) -m grader hint $(EX)
 
@@ -71,5 +74,5 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help medium advanced user test test-containers check format grade hint watch progress verify \
+.PHONY: help medium advanced user test test-containers check format grade serve hint watch progress verify \
 	mutants kit bench bench-grader lock clean

@@ -112,6 +112,8 @@ def _foot(report: Report) -> Iterator[str]:
         yield "Everything holds. Well done."
     elif not report.undecided:
         yield f"Stuck? make hint EX={report.exercise.short}"
+    if report.open_book is not None:
+        yield f"Open book: {report.open_book}% of the lines are also in the course's own files."
     yield from _wrapped(f"{_walls(report)}Seed {report.seed}. {report.seconds:.1f} s.")
 
 

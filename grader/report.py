@@ -69,6 +69,8 @@ class Report:
     notes: Sequence[str] = ()
     """What else has to be said, such as a file that is missing."""
     seconds: float = 0.0
+    open_book: int | None = None
+    """Of a lab: how many of a hundred lines are also in the course's own files."""
     partial: bool = False
     """Stopped before every check had its turn."""
 

@@ -21,7 +21,7 @@ from grader.catalogue import ROOT, Exercise, GradingError
 from grader.judge.assignment import VARIABLE, Assignment
 from grader.report import Report, Result, Verdict, all_alike, judge_checks
 from grader.sandbox.client import SandboxProblem, WarmParent, strongest_walls
-from grader.workspace import Intake, assemble, make_base
+from grader.workspace import Intake, assemble, make_base, open_book
 
 GRACE_SECONDS = 30
 LOOK_SECONDS = 0.2
@@ -105,6 +105,7 @@ class Grader:
             checks,
             notes=[*intake.missing, *heard.notes],
             seconds=time.monotonic() - started,
+            open_book=open_book(exercise, intake.files),
             partial=not heard.finished or first_failure_only or bool(only),
         )
 

@@ -4,6 +4,7 @@ import compileall
 import os
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,6 +139,24 @@ def solution_files(exercise: Exercise) -> dict[str, bytes]:
         return {path: place.read_bytes() for path, place in places.items()}
     except FileNotFoundError as exc:
         raise GradingError(f"There is no solution at {exc.filename}; a kit has none.") from exc
+
+
+def open_book(exercise: Exercise, files: dict[str, bytes]) -> int | None:
+    """How many of a hundred lines are also in the course's own files; None if there are none."""
+    with_reference = [file for file in exercise.files if file.reference and file.path in files]
+    written = sum((_lines(files[file.path]) for file in with_reference), Counter())
+    try:
+        course = [(exercise.root / str(file.reference)).read_bytes() for file in with_reference]
+    except OSError:
+        return None
+    same = written & sum(map(_lines, course), Counter())
+    return 100 * same.total() // written.total() if written else None
+
+
+def _lines(source: bytes) -> Counter[bytes]:
+    """Only text: what a submission holds is not parsed here."""
+    stripped = (line.strip() for line in source.splitlines())
+    return Counter(line for line in stripped if line and not line.startswith(b"#"))
 
 
 def app_name(exercise: Exercise) -> str:

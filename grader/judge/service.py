@@ -4,20 +4,34 @@ import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from grader.catalogue import Exercise
 from grader.judge.client import Client, Exchange
+from grader.judge.talking import request_bytes
 from grader.judge.wires import Address, Wires
-from grader.sandbox.client import Ended, Run, open_run
+from grader.sandbox.client import Ended, Run, SandboxProblem, open_run
 from grader.sandbox.order import Forward, Limits, Order
 from grader.workspace import app_name
 from shared.offline_model import OfflineModel
 
 TODO = re.compile(r"NotImplementedError: (TODO[^\n]*)")
 MEGABYTE = 1024 * 1024
+LAST_WORDS_SECONDS = 1.0
+
+
+def hear_out(client: Client) -> None:
+    """Let a service that has just failed print why; it is ended right after this.
+
+    Frameworks send the 500 first and log the traceback, and with it the TODO, after it. By the time
+    that another request is answered, that has happened.
+    """
+    with suppress(OSError, SandboxProblem), client.connect() as connection:
+        connection.settimeout(LAST_WORDS_SECONDS)
+        connection.sendall(request_bytes(method="GET", path="/-/last-words"))
+        connection.recv(1)
 
 
 class Crashed(Exception):
@@ -71,7 +85,11 @@ class Service:
             run = await asyncio.to_thread(self._open, forward or {}, data, settings, stack)
             await self._begin(run)
             client = await stack.enter_async_context(Client(run, self.journal))
-            yield client
+            try:
+                yield client
+            except BaseException:
+                await asyncio.to_thread(hear_out, client)
+                raise
             if run.ended and not client.was_told_to_end:
                 raise Crashed(run.ended)
 

@@ -13,6 +13,7 @@ PLAIN, STREAM = "/api/v1/query", "/api/v1/query/stream"
 EITHER_WAY = pytest.mark.parametrize("path", [PLAIN, STREAM], ids=["plain", "stream"])
 
 LINE_ENDS = re.compile(rb"\r\n|\n|\r")
+EVENT_ENDS = re.compile(rb"(?<=\r\n)\r\n|(?<=\n)\n|(?<=\r)\r(?!\n)")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,12 @@ async def read_reply(response: httpx.Response) -> Reply:
             "a stream ends with one event that is done"
         )
         return Reply(*head, events=events)
-    return Reply(*head, body=json.loads(raw))
+    try:
+        return Reply(*head, body=json.loads(raw))
+    except ValueError:
+        raise AssertionError(
+            f"the answer, a {response.status_code}, should be JSON, or a stream of events"
+        ) from None
 
 
 def event_data(raw: bytes) -> list[str]:
@@ -86,9 +92,9 @@ async def arriving(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
     """A stream's events, each as soon as it is there."""
     pending = b""
     async for piece in response.aiter_raw():
-        *whole, pending = (pending + piece).split(b"\n\n")
+        *whole, pending = EVENT_ENDS.split(pending + piece)
         for event in whole:
-            for data in event_data(event + b"\n\n"):
+            for data in event_data(event + b"\n"):
                 yield json.loads(data)
 
 

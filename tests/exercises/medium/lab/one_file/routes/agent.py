@@ -1,0 +1,1 @@
+"""Nothing: main.py has it all."""
