@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grader.catalogue import Exercise, File
+from grader.catalogue import Exercise, File, GradingError
 
 MAX_FILE = 256 * 1024
 FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a named pipe would block
@@ -128,12 +128,16 @@ def _everything(folder: Path) -> Iterator[Path]:
 
 def solution_files(exercise: Exercise) -> dict[str, bytes]:
     """The solution as if somebody had handed it in; a lab's is the course itself."""
-    return {
-        file.path: (
-            exercise.root / file.reference if file.reference else exercise.solution / file.path
-        ).read_bytes()
+    places = {
+        file.path: exercise.root / file.reference
+        if file.reference
+        else exercise.solution / file.path
         for file in exercise.files
     }
+    try:
+        return {path: place.read_bytes() for path, place in places.items()}
+    except FileNotFoundError as exc:
+        raise GradingError(f"There is no solution at {exc.filename}; a kit has none.") from exc
 
 
 def app_name(exercise: Exercise) -> str:

@@ -59,7 +59,9 @@ class ControlGroup:
             return False
         for name in ("memory.events", "memory.oom_control"):
             with contextlib.suppress(OSError, ValueError):
-                words = dict(line.split() for line in (self._memory / name).read_text().split("\n"))
+                words = dict(
+                    line.split() for line in (self._memory / name).read_text().splitlines()
+                )
                 if int(words.get("oom_kill", 0)):
                     return True
         return False

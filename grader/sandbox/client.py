@@ -22,6 +22,7 @@ from grader.sandbox.order import Line, Order
 ROOT = Path(__file__).resolve().parents[2]
 WARM_SECONDS = 60
 ANSWER_SECONDS = 10
+LAST_WORDS_SECONDS = 1.0
 KEPT_OUTPUT = 64 * 1024
 TIERS = {
     1: "isolated",
@@ -156,11 +157,17 @@ class Run:
         with selectors.DefaultSelector() as selector:
             selector.register(self._line, selectors.EVENT_READ)
             selector.register(self._read_end, selectors.EVENT_READ)
+            patience: float | None = None
             while selector.get_map():
-                for key, _ in selector.select():
-                    over = self._hear() if key.fileobj is self._line else self._read()
-                    if over:
-                        selector.unregister(key.fileobj)
+                ready = selector.select(patience)
+                for key, _ in ready:
+                    if key.fileobj is self._line and self._hear():
+                        selector.unregister(self._line)
+                        patience = LAST_WORDS_SECONDS
+                    elif key.fileobj == self._read_end and self._read():
+                        selector.unregister(self._read_end)
+                if not ready:
+                    break  # the keeper has ended; somebody who got away holds the pipe
         os.close(self._read_end)
 
     def _hear(self) -> bool:
@@ -223,6 +230,7 @@ class WarmParent:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="grader-"))
         self.folder.chmod(0o711)  # a submission may be another user, who has to get to its files
         self.address = self.folder / "warm.sock"
+        self._is_warm = False
 
     def __enter__(self) -> Self:
         with socket.socket(socket.AF_UNIX) as listener:
@@ -230,7 +238,11 @@ class WarmParent:
             self.address.chmod(0o600)
             listener.listen(64)
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-s", "-m", "grader.sandbox.warm", str(listener.fileno())],
+                [
+                    *(sys.executable, "-P", "-s", "-m", "grader.sandbox.warm"),
+                    str(listener.fileno()),
+                    str(self.folder),  # so that a list of processes says whose they are
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd="/",
@@ -240,9 +252,14 @@ class WarmParent:
             )
         return self
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def wait_until_warm(self) -> None:
         assert self._process.stdout
-        if self._process.stdout.readline() != b"warm\n":
+        self._is_warm = self._process.stdout.readline() == b"warm\n"
+        if not self._is_warm:
             raise SandboxProblem("the warm parent did not start; its words are above")
 
     def __exit__(
@@ -253,6 +270,8 @@ class WarmParent:
     ) -> None:
         assert self._process.stdin
         assert self._process.stdout
+        if not self._is_warm:
+            self._process.kill()  # nobody depends on it yet, and it may take a second to listen
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()

@@ -1,0 +1,5 @@
+"""Waits and does nothing."""
+
+import time
+
+time.sleep(3600)
