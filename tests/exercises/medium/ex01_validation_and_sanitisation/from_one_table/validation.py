@@ -11,7 +11,7 @@ from shared.models import ErrorResponse
 
 MAX_QUERY_LENGTH = 2000
 HIDDEN = [*range(0x2060, 0x2065), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
-HIDDEN += [0xAD, 0x180E, 0x200B, 0xFEFF, *range(0x00, 0x20), *range(0x7F, 0xA0)]
+HIDDEN += [0xAD, 0x180E, 0x200B, 0xFEFF, *range(0x20), *range(0x7F, 0xA0)]
 TABLE = dict.fromkeys(code for code in HIDDEN if code not in (9, 10))
 FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f")
 TAGS = re.compile("[\U000e0000-\U000e007f]")
