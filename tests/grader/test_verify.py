@@ -1,12 +1,16 @@
 """What holds the exercises has to notice when one of them lets go."""
 
+import time
 from dataclasses import replace
 
 import pytest
 
 from grader.catalogue import GradingError, find
+from grader.judge import only_until
 from grader.mutants import mutants
 from grader.report import Report, Result, Verdict, judge_checks
+from grader.runner import Heard
+from grader.sandbox.client import SandboxProblem
 from grader.verify import (
     Case,
     Change,
@@ -114,3 +118,31 @@ def test_mutants_are_all_different() -> None:
     assert len({mutant.files["rate_limit.py"] for mutant in made}) == len(made)
     for mutant in made:
         compile(mutant.files["rate_limit.py"], "mutant", "exec")
+
+
+def test_what_nobody_could_tell_is_tried_again() -> None:
+    """Only undecided checks get a second try, and what it says then counts."""
+    first = Heard(
+        collected={"at_once": 1, "idle_freed": 1},
+        results=[
+            Result("at_once", "t", Verdict.COULD_NOT_TELL),
+            Result("idle_freed", "t", Verdict.FAILED),
+        ],
+        finished=True,
+    )
+    assert "at_once" in first.undecided(EXERCISE)
+    assert "idle_freed" not in first.undecided(EXERCISE)
+    second = Heard({"at_once": 1}, [Result("at_once", "t", Verdict.PASSED)], finished=True)
+    both = first.mended_by(second)
+    assert [(r.check, r.verdict) for r in both.results] == [
+        ("idle_freed", Verdict.FAILED),
+        ("at_once", Verdict.PASSED),
+    ]
+
+
+def test_late_failures_decide_nothing() -> None:
+    """Before the moment an assertion fails; after it, the machine was too slow."""
+    with pytest.raises(AssertionError), only_until(time.monotonic() + 60):
+        raise AssertionError
+    with pytest.raises(SandboxProblem), only_until(time.monotonic() - 1):
+        raise AssertionError
