@@ -130,7 +130,6 @@ async def test_waiting_counts(service: Service, model: OfflineModel) -> None:
             )
             assert second.status == 504, "a query that ran out of time should be answered with 504"
             assert model.call_count == 1, "a query that never had its turn reaches no model"
-            await events.aclose()
 
 
 @check("other_errors_stay")
