@@ -350,3 +350,8 @@ async def test_never_echoes(service: Service, rng: Random) -> None:
             assert secret not in reply.raw.decode(), (
                 "a refusal should say what is wrong without repeating what was sent"
             )
+        for query in (secret * 300, f"{secret}\ud800", {secret: secret}, [secret]):
+            reply = await post(client, query=query)
+            assert secret not in reply.raw.decode(), (
+                "a refusal should say what is wrong without repeating what was sent"
+            )
