@@ -18,6 +18,7 @@ GRACE = 6.0
 """Seconds that a busy machine may need beyond a deadline."""
 
 ANSWER = ["Once", " upon", " a", " time", " there", " was"]
+EACH = (PLAIN, STREAM)
 HANGS = Scenario(hang=True)
 GOOD = Scenario("Good.")
 
@@ -206,17 +207,17 @@ async def test_slow_but_steady(service: Service, model: OfflineModel) -> None:
     """A slow answer, whose pauses are shorter than the idle limit, comes whole."""
     async with service(STREAM_IDLE=1, STREAM_TIMEOUT=60) as client:
         await warm_up(client, model)
-        model.respond(Scenario(pieces=ANSWER, token_delay=0.3))
-        reply = await promptly(
-            ask(client, "hello", path=STREAM), 1.5, "a slow answer should come to its end"
+        steady = Scenario(pieces=ANSWER, token_delay=0.3)
+        silent = Scenario(pieces=ANSWER, hang_after=1)
+        model.respond(lambda call: steady if call.messages[-1]["content"] == "go on" else silent)
+        whole, broken = await promptly(
+            asyncio.gather(ask(client, "go on", path=STREAM), ask(client, "stop", path=STREAM)),
+            1.5,
+            "a slow answer should come to its end, and a silent one should be ended",
         )
-        assert reply.text == "".join(ANSWER), "all that the model said should have been passed on"
-        assert "error" not in reply.metadata, "an answer that is slow but steady is no error"
-        model.respond(Scenario(pieces=ANSWER, hang_after=1))
-        silent = await promptly(
-            ask(client, "hello", path=STREAM), 1, "a silent stream should end at the idle limit"
-        )
-        assert silent.text == ANSWER[0], "a stream should end when nothing more comes"
+    assert whole.text == "".join(ANSWER), "all that the model said should have been passed on"
+    assert "error" not in whole.metadata, "an answer that is slow but steady is no error"
+    assert broken.text == ANSWER[0], "a stream should end when nothing more comes"
 
 
 @check("silent_start")
@@ -258,13 +259,14 @@ async def test_less_on_request(service: Service, model: OfflineModel, rng: Rando
     wish = f"{rng.uniform(0.3, 0.5):.2f}"
     model.respond(HANGS)
     async with service(QUERY_TIMEOUT=60, STREAM_TIMEOUT=60, STREAM_IDLE=60) as client:
-        for path in (PLAIN, STREAM):
-            reply = await promptly(
-                ask(client, "hello", path=path, wish=wish),
-                float(wish),
-                "a turn should end after as many seconds as Request-Timeout asked for",
-            )
-            assert reply.status == 504, "running out of the time asked for should be a 504"
+        replies = await promptly(
+            asyncio.gather(*(ask(client, "hello", path=path, wish=wish) for path in EACH)),
+            float(wish),
+            "a turn should end after as many seconds as Request-Timeout asked for",
+        )
+    assert [reply.status for reply in replies] == [504] * 2, (
+        "running out of the time asked for should be a 504"
+    )
 
 
 @check("never_more")
@@ -273,15 +275,15 @@ async def test_never_more(service: Service, model: OfflineModel, rng: Random) ->
     model.respond(HANGS)
     wishes = [str(rng.randint(20, 1000)), "1e9", "inf"]
     async with service(QUERY_TIMEOUT=0.4, STREAM_TIMEOUT=0.4) as client:
-        for path in (PLAIN, STREAM):
-            replies = await promptly(
-                asyncio.gather(*(ask(client, "hello", path=path, wish=wish) for wish in wishes)),
-                0.4,
-                "a turn should end at the service's deadline, whatever Request-Timeout asks for",
-            )
-            assert [reply.status for reply in replies] == [504] * 3, (
-                "running out of time should be a 504, whatever Request-Timeout asked for"
-            )
+        asked = [ask(client, "hello", path=path, wish=wish) for path in EACH for wish in wishes]
+        replies = await promptly(
+            asyncio.gather(*asked),
+            0.4,
+            "a turn should end at the service's deadline, whatever Request-Timeout asks for",
+        )
+    assert [reply.status for reply in replies] == [504] * 6, (
+        "running out of time should be a 504, whatever Request-Timeout asked for"
+    )
 
 
 @check("bad_wishes")
