@@ -40,8 +40,14 @@ progress: ready-all ## Show all exercises, your scores and the hints you took
 verify: ready-all ## Hold the exercises, or EX=medium/ex02, to their matrix
 	@$(PY) -m grader verify $(EX) $(ARGS)
 
+kit: ready-all ## Make the students' copy of the course in the new folder OUT=dir
+	@$(PY) -m grader kit $(OUT)
+
 bench: ready-all ## Compare the speed of the service with two baselines
 	@$(PY) -m bench $(ARGS)
+
+bench-grader: ready-all ## Measure how long it takes to start and judge a submission
+	@$(PY) -m grader bench $(or $(EX),medium/ex02)
 
 lock: ## Choose new versions of all packages; needs uv
 	@sh scripts/lock.sh
@@ -53,4 +59,4 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help medium test check format grade hint watch progress verify bench lock clean
+.PHONY: help medium test check format grade hint watch progress verify kit bench bench-grader lock clean

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from grader import verify, watch
+from grader import bench, verify, watch
 from grader.catalogue import Exercise, GradingError, all_exercises, find
+from grader.kit import make_kit
 from grader.render import NAMES, WIDTH, render
 from grader.report import Report, Result, Verdict
 from grader.runner import Grader, opened
@@ -65,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     held.add_argument("--seed", type=int, default=1)
     held.add_argument("--repeat", type=int, default=1, help="run all of it so often, and compare")
     held.add_argument("--records", type=Path, help="write the verdict records into this folder")
+    command("bench", _bench, "measure how long grading takes")
+    kit = commands.add_parser("kit", help="make the students' copy of the course")
+    kit.set_defaults(run=_kit)
+    kit.add_argument("out", type=Path, help="a folder that is not there yet")
     return parser
 
 
@@ -171,7 +176,22 @@ def _progress(options: argparse.Namespace) -> int:
     return 0
 
 
-# --- verify
+# --- for trainers
+
+
+def _bench(options: argparse.Namespace) -> int:
+    exercise = find(options.exercise)
+    with opened() as grader:
+        grader.ready()
+        for line in bench.measure(grader, exercise):
+            print(line, flush=True)
+    return 0
+
+
+def _kit(options: argparse.Namespace) -> int:
+    files = make_kit(options.out)
+    print(f"{options.out} has the students' copy: {files} files. They begin with its README.md.")
+    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:

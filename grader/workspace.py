@@ -138,12 +138,16 @@ def _everything(folder: Path) -> Iterator[Path]:
 
 def solution_files(exercise: Exercise) -> dict[str, bytes]:
     """The solution as if somebody had handed it in; a lab's is the course itself."""
-    return {
-        file.path: (
-            exercise.root / file.reference if file.reference else exercise.solution / file.path
-        ).read_bytes()
+    places = {
+        file.path: exercise.root / file.reference
+        if file.reference
+        else exercise.solution / file.path
         for file in exercise.files
     }
+    try:
+        return {path: place.read_bytes() for path, place in places.items()}
+    except FileNotFoundError as exc:
+        raise GradingError(f"There is no solution at {exc.filename}; a kit has none.") from exc
 
 
 def app_name(exercise: Exercise) -> str:

@@ -230,6 +230,7 @@ class WarmParent:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="grader-"))
         self.folder.chmod(0o711)  # a submission may be another user, who has to get to its files
         self.address = self.folder / "warm.sock"
+        self._is_warm = False
 
     def __enter__(self) -> Self:
         with socket.socket(socket.AF_UNIX) as listener:
@@ -257,7 +258,8 @@ class WarmParent:
 
     def wait_until_warm(self) -> None:
         assert self._process.stdout
-        if self._process.stdout.readline() != b"warm\n":
+        self._is_warm = self._process.stdout.readline() == b"warm\n"
+        if not self._is_warm:
             raise SandboxProblem("the warm parent did not start; its words are above")
 
     def __exit__(
@@ -268,6 +270,8 @@ class WarmParent:
     ) -> None:
         assert self._process.stdin
         assert self._process.stdout
+        if not self._is_warm:
+            self._process.kill()  # nobody depends on it yet, and it may take a second to listen
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from grader.catalogue import Exercise
 from grader.report import Report, Verdict
-from grader.runner import Grader, opened
+from grader.runner import Grader
 from grader.workspace import Intake, solution_files, take_in
 from tests.grader.hostile import ATTACKS, NO_FILES, armed, make_exercise
 
@@ -32,13 +31,6 @@ class Batch:
 @pytest.fixture(scope="module")
 def exercise(tmp_path_factory: pytest.TempPathFactory) -> Exercise:
     return make_exercise(tmp_path_factory.mktemp("course"))
-
-
-@pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    with opened() as grader:
-        grader.ready()
-        yield grader
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,14 @@
+"""One grader for all tests of a module, since its parent takes a second to get warm."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from grader.runner import Grader, opened
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with opened() as grader:
+        grader.ready()
+        yield grader

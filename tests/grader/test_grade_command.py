@@ -1,0 +1,155 @@
+"""`make grade` as people run it: what they read, what stops it, where it works."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from grader.catalogue import ROOT, find
+from grader.render import printable, render
+from grader.report import Result, Verdict, judge_checks
+from grader.runner import Grader
+from grader.workspace import Intake, solution_files, take_in
+
+EXERCISE = find("medium/ex02")
+
+
+def started(*words: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "grader", *words],
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"]},  # no HOME, no TERM
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_starter_reads_well(grader: Grader) -> None:
+    """80 columns, no colour; the first TODO is explained once, with what was sent and came back."""
+    intake = take_in(EXERCISE, EXERCISE.folder)
+    text = render(grader.grade(EXERCISE, intake, seed=1, lanes=3))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    assert text.count("says TODO 2") == 1
+    for part in ("Promised:", "Seen:", "Sent:", "Came: 500", "Next:", "Read:", "make hint", "Tier"):
+        assert part in text
+
+
+def test_a_wrong_idea_is_recognised(grader: Grader) -> None:
+    """A half-right answer gets its points, and is told which idea is behind what fails."""
+    files = solution_files(EXERCISE)
+    wrong = files["rate_limit.py"].replace(b"turns.popleft()", b"turns.clear()")
+    report = grader.grade(EXERCISE, Intake({"rate_limit.py": wrong}), seed=1, lanes=3)
+    assert (report.earned, report.misconception) == (90, "fixed_window")
+    assert "just before its edge" in " ".join(render(report).split())
+
+
+def test_two_graders_at_once() -> None:
+    """They share nothing, and both come to the same end."""
+    both = [started("grade", "medium/ex02", "--solution") for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert "100 of 100 points" in out, out + err
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_keeps_the_results_so_far(number: signal.Signals) -> None:
+    """What was decided stays; what was not is "could not tell", and never passed."""
+    process = started("grade", "medium/ex02", "--solution")
+    while not any("pytest" in words(child) for child in psutil.Process(process.pid).children()):
+        time.sleep(0.02)
+    time.sleep(1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 1, err
+    verdicts = re.findall(r"^  (passed|could not tell) ", out, re.MULTILINE)
+    assert len(verdicts) == len(EXERCISE.checks), out
+    assert "could not tell" in verdicts
+
+
+def words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="takes a mount that is read-only")
+def test_a_read_only_checkout(tmp_path: Path) -> None:
+    """Grading works where nothing can be written, and says that nothing is remembered."""
+    copy = tmp_path / "course"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests"))
+    script = (
+        f"mount --bind {copy} {copy} && mount -o remount,ro,bind {copy} && cd {copy} &&"
+        f" exec {sys.executable} -m grader grade medium/ex02"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "0 of 100 points" in done.stdout, done.stderr
+    assert "nothing is remembered" in done.stdout
+    assert done.returncode == 0
+
+
+def test_official_needs_walls() -> None:
+    """Below the first tier, --official refuses, in one sentence that says how to accept it."""
+    code = (
+        "import grader.runner as runner, sys\n"
+        "from grader.sandbox.client import Walls\n"
+        "runner.strongest_walls = lambda address: Walls(3, ('limits',))\n"
+        "from grader.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = [sys.executable, "-c", code, "grade", "medium/ex02", "--official"]
+    refused = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "--accept-tier 3" in refused.stderr
+    assert refused.stdout == ""
+
+
+# --- fail closed
+
+
+@pytest.mark.parametrize(
+    ("collected", "verdicts", "expected"),
+    [
+        (1, ["passed"], Verdict.PASSED),
+        (2, ["passed", "passed"], Verdict.PASSED),
+        (2, ["passed"], Verdict.COULD_NOT_TELL),
+        (0, [], Verdict.COULD_NOT_TELL),
+        (0, ["passed"], Verdict.COULD_NOT_TELL),
+        (1, ["passed", "passed"], Verdict.COULD_NOT_TELL),
+        (2, ["passed", "failed"], Verdict.FAILED),
+        (2, ["failed", "crashed"], Verdict.CRASHED),
+        (2, ["could_not_tell", "passed"], Verdict.COULD_NOT_TELL),
+        (3, ["timed_out", "over_limit", "passed"], Verdict.OVER_LIMIT),
+    ],
+)
+def test_only_whole_passes_earn(collected: int, verdicts: list[str], expected: Verdict) -> None:
+    """A check passes when each of its tests ran once and passed; whatever is missing does not."""
+    results = [Result("at_once", f"t{n}", Verdict(word)) for n, word in enumerate(verdicts)]
+    checks = judge_checks(EXERCISE, {"at_once": collected}, results)
+    (check,) = (check for check in checks if check.id == "at_once")
+    assert check.verdict is expected
+    assert check.earned == (10 if expected is Verdict.PASSED else 0)
+    others = {other.verdict for other in checks if other is not check}
+    assert others == {Verdict.COULD_NOT_TELL}
+
+
+def test_nothing_moves_the_cursor() -> None:
+    """Escapes, bidirectional overrides, zero-width and private characters are shown, not obeyed."""
+    hostile = "a\x1b[2J\r\u202eb\u200b\ue000\ud800é日"
+    assert printable(hostile) == "a\\u001b[2J\\u000d\\u202eb\\u200b\\ue000\\ud800é日"
