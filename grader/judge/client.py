@@ -43,7 +43,7 @@ class Client(httpx.AsyncClient):
     def __init__(self, run: Run, journal: list[Exchange]) -> None:
         pool = httpcore.AsyncConnectionPool(
             max_connections=None,
-            max_keepalive_connections=0,  # one that a service closes late would harm the next request
+            max_keepalive_connections=0,  # a service may close one while the next request uses it
             network_backend=IntoTheSandbox(run),
         )
         super().__init__(
