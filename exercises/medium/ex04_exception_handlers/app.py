@@ -14,7 +14,13 @@ from medium.app.dependencies import AgentServiceDep
 from shared.errors import UseStreamEndpoint
 from shared.llm import open_llm
 from shared.memory import LatestCheckpoints, MemorySessions
-from shared.models import PlainQueryRequest, QueryRequest, QueryResponse, SessionDeleted, SessionInfo
+from shared.models import (
+    PlainQueryRequest,
+    QueryRequest,
+    QueryResponse,
+    SessionDeleted,
+    SessionInfo,
+)
 from shared.web.lifecycle import PlainRefusal, ending_turns_at_shutdown
 from shared.web.middleware import BodyLimit, ResponseHeaders, StopWhenClientLeaves
 from shared.web.streaming import EventStream, first_fetched

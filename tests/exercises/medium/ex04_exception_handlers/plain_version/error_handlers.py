@@ -1,4 +1,4 @@
-"""The course's own version, `shared/web/errors.py`, as it is, and its service's way with streams."""
+"""The course's own `shared/web/errors.py`, as it is, and its service's way with streams."""
 
 import logging
 from collections.abc import AsyncGenerator
