@@ -1,4 +1,4 @@
-"""The API in chapters: a router for each, which has their tag and errors; examples in the models."""
+"""The API in chapters: a router for each, with its tag and errors; examples in the models."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal

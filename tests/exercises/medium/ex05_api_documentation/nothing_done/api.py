@@ -23,6 +23,13 @@ DESCRIPTION = "Ask an agent."
 
 TAGS: list[dict[str, Any]] = []
 
+PlainQuestion = PlainQueryRequest
+StreamedQuestion = QueryRequest
+SessionId = str
+Include = Literal["messages"] | None
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Cursor = Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")]
+
 router = APIRouter()
 
 
@@ -37,14 +44,14 @@ async def health() -> Health:
 
 
 @router.post("/api/v1/query")
-async def query(request: PlainQueryRequest, service: AgentServiceDep) -> QueryResponse:
+async def query(request: PlainQuestion, service: AgentServiceDep) -> QueryResponse:
     if request.stream:
         raise UseStreamEndpoint
     return await service.process_query(request.query, request.session_id, request.max_iterations)
 
 
 async def open_stream(
-    request: QueryRequest, service: AgentServiceDep
+    request: StreamedQuestion, service: AgentServiceDep
 ) -> AsyncIterator[EventStream]:
     chunks = service.stream_query(request.query, request.session_id, request.max_iterations)
     async with first_fetched(chunks) as stream:
@@ -58,21 +65,19 @@ async def query_stream(stream: Annotated[EventStream, Depends(open_stream)]) -> 
 
 @router.get("/api/v1/session/{session_id}")
 async def get_session(
-    session_id: str, service: AgentServiceDep, include: Literal["messages"] | None = None
+    session_id: SessionId, service: AgentServiceDep, include: Include = None
 ) -> SessionInfo:
     return await service.get_session_info(session_id, with_messages=include == "messages")
 
 
 @router.delete("/api/v1/session/{session_id}")
-async def delete_session(session_id: str, service: AgentServiceDep) -> SessionDeleted:
+async def delete_session(session_id: SessionId, service: AgentServiceDep) -> SessionDeleted:
     await service.clear_session(session_id)
     return SessionDeleted(message="Session deleted", session_id=session_id)
 
 
 @router.get("/api/v1/sessions")
 async def list_sessions(
-    service: AgentServiceDep,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")] = None,
+    service: AgentServiceDep, limit: Limit = 100, cursor: Cursor = None
 ) -> SessionList:
     return await service.list_sessions(limit, cursor)
