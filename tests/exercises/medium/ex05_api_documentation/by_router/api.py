@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.routing import APIRoute
-from pydantic import ConfigDict
+from pydantic import ConfigDict, JsonValue
 
 from medium.app.dependencies import AgentServiceDep
 from shared.errors import (
@@ -48,8 +48,8 @@ TAGS: list[dict[str, Any]] = [
 ]
 
 SESSION = "my-first-session"
-FRESH = {"query": "What does the handbook say about caching?"}
-CONTINUED = {"query": "And about retries?", "session_id": SESSION}
+FRESH: dict[str, JsonValue] = {"query": "What does the handbook say about caching?"}
+CONTINUED: dict[str, JsonValue] = {"query": "And about retries?", "session_id": SESSION}
 
 
 # --- errors
