@@ -21,7 +21,7 @@ check: ready-all ## Check style, types, imports between packages, and the docs
 	@.venv/bin/lint-imports --no-logo
 	@$(PY) -m scripts.check_docs
 
-format: ready-all ## Rewrite the code, and the code in the docs, in the project's style
+format: ready-all ## Rewrite the code, in the docs too, in the project's style
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
@@ -40,13 +40,16 @@ progress: ready-all ## Show all exercises, your scores and the hints you took
 verify: ready-all ## Hold the exercises, or EX=medium/ex02, to their matrix
 	@$(PY) -m grader verify $(EX) $(ARGS)
 
-kit: ready-all ## Make the students' copy of the course in the new folder OUT=dir
+kit: ready-all ## Make the students' copy of the course: OUT=a new folder
 	@$(PY) -m grader kit $(OUT)
 
 bench: ready-all ## Compare the speed of the service with two baselines
 	@$(PY) -m bench $(ARGS)
 
-bench-grader: ready-all ## Measure how long it takes to start and judge a submission
+mutants: ready-all ## Break the solutions, and count what the suites notice
+	@$(PY) -m grader mutants $(EX)
+
+bench-grader: ready-all ## Measure how long it takes to judge a submission
 	@$(PY) -m grader bench $(or $(EX),medium/ex02)
 
 lock: ## Choose new versions of all packages; needs uv
@@ -59,4 +62,4 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help medium test check format grade hint watch progress verify kit bench bench-grader lock clean
+.PHONY: help medium test check format grade hint watch progress verify mutants kit bench bench-grader lock clean

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from grader import bench, verify, watch
+from grader import bench, mutants, verify, watch
 from grader.catalogue import Exercise, GradingError, all_exercises, find
 from grader.kit import make_kit
 from grader.render import NAMES, WIDTH, render
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     held.add_argument("--seed", type=int, default=1)
     held.add_argument("--repeat", type=int, default=1, help="run all of it so often, and compare")
     held.add_argument("--records", type=Path, help="write the verdict records into this folder")
+    command("mutants", _mutants, "break the solutions, and count what the suites notice", "*")
     command("bench", _bench, "measure how long grading takes")
     kit = commands.add_parser("kit", help="make the students' copy of the course")
     kit.set_defaults(run=_kit)
@@ -177,6 +178,22 @@ def _progress(options: argparse.Namespace) -> int:
 
 
 # --- for trainers
+
+
+def _mutants(options: argparse.Namespace) -> int:
+    exercises = [find(name) for name in options.exercise] or all_exercises()
+    with opened() as grader:
+        for exercise in exercises:
+            equivalent = mutants.argued(exercise)
+            made = list(mutants.mutants(exercise))
+            if unknown := equivalent - {mutant.name for mutant in made}:
+                raise GradingError(f"{exercise.short} has no mutant {min(unknown)!r} any more.")
+            asked = [mutant for mutant in made if mutant.name not in equivalent]
+            count = sum(mutants.killed(grader, exercise, asked, print))
+            share = f"{100 * count / len(asked):.1f} %" if asked else "nothing to kill"
+            print(f"{exercise.short}: {count} of {len(asked)} killed, {share};", end=" ")
+            print(f"{len(equivalent)} argued to be equivalent.", flush=True)
+    return 0
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,11 @@ class Grader:
             )
             ids = only or [check.id for check in exercise.checks]
             shares = [ids[lane::lanes] for lane in range(min(lanes, len(ids)))]
-            heard = side_by_side(exercise, assignment, shares, Listener(tell, self.stopping))
+            listener = Listener(tell, self.stopping)
+            heard = side_by_side(exercise, assignment, shares, listener)
+            undecided = heard.undecided(exercise) if not only and not first_failure_only else []
+            if undecided and heard.finished:
+                heard = heard.mended_by(side_by_side(exercise, assignment, [undecided], listener))
         checks = judge_checks(exercise, heard.collected, heard.results)
         return Report(
             exercise,
@@ -179,6 +183,20 @@ class Heard:
     finished_well: bool = False
     printed: str = ""
     notes: list[str] = field(default_factory=list)
+
+    def undecided(self, exercise: Exercise) -> list[str]:
+        """The checks that are worth a second try."""
+        checks = judge_checks(exercise, self.collected, self.results)
+        return [check.id for check in checks if check.verdict is Verdict.COULD_NOT_TELL]
+
+    def mended_by(self, second: "Heard") -> "Heard":
+        kept = [result for result in self.results if result.check not in second.collected]
+        return replace(
+            self,
+            collected={**self.collected, **second.collected},
+            results=[*kept, *second.results],
+            finished=second.finished,
+        )
 
     @property
     def is_broken(self) -> bool:

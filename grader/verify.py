@@ -66,7 +66,7 @@ class Outcome:
 
 def load_matrix(exercise: Exercise) -> Matrix:
     """Raises GradingError."""
-    path = _folder(exercise) / "matrix.toml"
+    path = matrix_folder(exercise) / "matrix.toml"
     try:
         return Matrix.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def load_matrix(exercise: Exercise) -> Matrix:
         raise GradingError(f"{path} needs mending: {exc}") from exc
 
 
-def _folder(exercise: Exercise) -> Path:
+def matrix_folder(exercise: Exercise) -> Path:
     return exercise.root / "tests/exercises" / exercise.track / exercise.folder.name
 
 
@@ -96,7 +96,7 @@ def cases(exercise: Exercise, matrix: Matrix) -> Iterator[Case]:
 
 
 def _varied(exercise: Exercise, solution: dict[str, bytes], name: str, variant: Variant) -> Intake:
-    folder = _folder(exercise) / name
+    folder = matrix_folder(exercise) / name
     files = {**solution, **(take_in(exercise, folder).files if folder.is_dir() else {})}
     for change in variant.change:
         text = files[change.file].decode()

@@ -1,6 +1,6 @@
 """What a graded suite is written with: checks, a served submission, and ways to talk to it."""
 
-from grader.judge.checks import check
+from grader.judge.checks import check, only_until
 from grader.judge.client import Client
 from grader.judge.talking import (
     EITHER_WAY,
@@ -23,6 +23,7 @@ __all__ = [
     "arriving",
     "check",
     "event_data",
+    "only_until",
     "question_bytes",
     "read_reply",
     "request_bytes",

@@ -71,8 +71,8 @@ def _show(source: Path, root: Path, as_: Path | None = None) -> None:
     if source.is_symlink() and as_ is None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source.readlink())
-    elif source.exists():
-        bind_read_only(source, _make(target, is_folder=source.is_dir()))
+    elif as_ is not None or source.exists():
+        bind_read_only(source, _make(target, is_folder=as_ is not None or source.is_dir()))
 
 
 def _make(place: Path, *, is_folder: bool) -> Path:

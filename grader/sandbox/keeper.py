@@ -26,6 +26,8 @@ from grader.sandbox.tree import Tree
 PORT = 8000
 FIRST_DOOR = 8100
 WATCH_SECONDS = 0.1
+FAILED = b"!"
+"""Before the words of a process that could not build its walls."""
 FIRST_UID = 0x60000000
 """Nobody has such a user number, and each run has its own."""
 
@@ -119,7 +121,7 @@ class Keeper:
                         if os.read(self._ready, 16):
                             self._line.send({"event": "ready"})
                     else:
-                        result, wanted = os.read(self._result, 16), False
+                        result, wanted = os.read(self._result, 256), False
                 self._tree.look()
                 if memory and self._tree.memory() > memory:
                     self._over_limit, wanted = "memory", False
@@ -163,6 +165,8 @@ class Keeper:
         ended: dict[str, Any] = {"event": "ended", "status": status, "limit": self._over_limit}
         if status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
             ended["limit"] = "cpu time"
+        if result.startswith(FAILED):
+            ended["problem"] = result.removeprefix(FAILED).decode(errors="replace")
         with contextlib.suppress(OSError):
             self._line.send(ended)
         self._group.remove()
@@ -235,6 +239,8 @@ def _first_process(
             if pid == child:
                 os.write(result, struct.pack("i", status))
                 break
+    except OSError as exc:
+        os.write(result, FAILED + f"{exc.strerror or exc} ({exc.filename})".encode()[:200])
     finally:
         os._exit(0)
 

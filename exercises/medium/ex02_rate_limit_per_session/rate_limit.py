@@ -34,8 +34,8 @@ class SessionLimiter:
         raise NotImplementedError("TODO 1: count this session's turns in the last window seconds")
 
     def __len__(self) -> int:
-        """How many sessions are remembered; those that have been idle for a window are not."""
-        raise NotImplementedError("TODO 4: forget sessions that have nothing left to count")
+        """How many sessions are remembered. The idle ones are forgotten when somebody asks."""
+        raise NotImplementedError("TODO 4: count the sessions, and let hit() forget the idle ones")
 
 
 class LimitedAgentService:

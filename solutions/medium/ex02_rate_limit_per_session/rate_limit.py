@@ -48,8 +48,7 @@ class SessionLimiter:
         self._turns[session_id] = turns
 
     def __len__(self) -> int:
-        """How many sessions are remembered; those that have been idle for a window are not."""
-        self._forget_before(self.clock() - self.window)
+        """How many sessions are remembered. The idle ones are forgotten when somebody asks."""
         return len(self._turns)
 
     def _forget_before(self, moment: float) -> None:

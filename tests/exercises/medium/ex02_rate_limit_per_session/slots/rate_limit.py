@@ -42,8 +42,6 @@ class SessionLimiter:
         heapq.heapreplace(slots, now + self.window)
 
     def __len__(self) -> int:
-        self._last_sweep = 0.0
-        self._sweep(self.clock())
         return len(self._free_at)
 
     def _sweep(self, now: float) -> None:
