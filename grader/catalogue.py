@@ -111,6 +111,9 @@ class Exercise(Strict):
     include: tuple[RelativePath, ...] = ()
     """More of the course that the served app needs, from the root, beside shared and the track."""
 
+    leave_out: tuple[RelativePath, ...] = ()
+    """Parts of the course that would answer the exercise if they were imported, from the root."""
+
     files: tuple[File, ...] = Field(min_length=1)
     serve: Serve | None = None
     seconds: float = Field(default=60, gt=0, le=600)

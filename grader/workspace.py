@@ -89,6 +89,8 @@ def make_base(exercise: Exercise, folder: Path) -> Path:
     _copy(exercise.folder, home)
     for suite in home.glob("test_*.py"):
         suite.unlink()
+    for path in exercise.leave_out:
+        _take_away(folder / path)
     for file in exercise.files:
         (home / file.path).unlink(missing_ok=True)
         if file.reference:
@@ -103,6 +105,14 @@ def _copy(source: Path, target: Path) -> None:
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target)
+
+
+def _take_away(path: Path) -> None:
+    """One that is not there is a slip of the pen that would leave the answer in its place."""
+    try:
+        path.unlink()
+    except OSError as exc:
+        raise GradingError(f"leave_out names {path.name}, which is no file here.") from exc
 
 
 def assemble(exercise: Exercise, base: Path, files: dict[str, bytes], folder: Path) -> Path:

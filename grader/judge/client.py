@@ -42,7 +42,9 @@ class Client(httpx.AsyncClient):
 
     def __init__(self, run: Run, journal: list[Exchange]) -> None:
         pool = httpcore.AsyncConnectionPool(
-            max_connections=None, network_backend=IntoTheSandbox(run)
+            max_connections=None,
+            max_keepalive_connections=0,  # a service may close one while the next request uses it
+            network_backend=IntoTheSandbox(run),
         )
         super().__init__(
             base_url="http://127.0.0.1:8000",
@@ -160,6 +162,6 @@ class Counted(httpx.AsyncByteStream):
 
 
 def _shown(sent: bytes) -> str:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         return json.dumps(json.loads(sent), ensure_ascii=False)[:KEPT_BODY] if sent else ""
     return sent[:KEPT_BODY].decode(errors="backslashreplace")
