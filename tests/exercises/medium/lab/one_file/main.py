@@ -25,7 +25,7 @@ from shared.models import (
     StreamChunk,
 )
 from shared.playground import router as playground
-from shared.web.documentation import REQUEST_ERRORS, SESSION_ERRORS, STREAM_RESPONSES, TURN_ERRORS
+from shared.web.documentation import refusals, session_errors, stream_responses, turn_errors
 from shared.web.edge import add_edge
 from shared.web.lifecycle import ending_turns_at_shutdown
 from shared.web.streaming import EventStream
@@ -69,7 +69,7 @@ def health() -> dict[str, str]:
     return {"status": "healthy"}
 
 
-@router.post("/query", responses=TURN_ERRORS, response_model=QueryResponse)
+@router.post("/query", responses=turn_errors(), response_model=QueryResponse)
 async def query(body: PlainQueryRequest, request: Request) -> Any:
     """Ask."""
     if body.stream:
@@ -78,7 +78,7 @@ async def query(body: PlainQueryRequest, request: Request) -> Any:
     return await service.process_query(body.query, body.session_id, body.max_iterations)
 
 
-@router.post("/query/stream", response_class=EventStream, responses=STREAM_RESPONSES)
+@router.post("/query/stream", response_class=EventStream, responses=stream_responses())
 async def query_stream(body: QueryRequest, request: Request) -> StreamingResponse:
     """Ask, and listen."""
     service = request.app.state.service
@@ -98,7 +98,7 @@ def event(chunk: StreamChunk) -> str:
     return f"event: message\r\ndata: {json.dumps(chunk.model_dump())}\r\n\r\n"
 
 
-@router.get("/session/{session_id}", responses=SESSION_ERRORS, response_model=SessionInfo)
+@router.get("/session/{session_id}", responses=session_errors(), response_model=SessionInfo)
 async def get_session(
     session_id: str, request: Request, include: Literal["messages"] | None = None
 ) -> Any:
@@ -107,14 +107,14 @@ async def get_session(
     return await service.get_session_info(session_id, with_messages=include is not None)
 
 
-@router.delete("/session/{session_id}", responses=SESSION_ERRORS, response_model=SessionDeleted)
+@router.delete("/session/{session_id}", responses=session_errors(), response_model=SessionDeleted)
 async def delete_session(session_id: str, request: Request) -> Any:
     """Delete a session."""
     await request.app.state.service.clear_session(session_id)
     return {"message": "Gone", "session_id": session_id}
 
 
-@router.get("/sessions", responses=REQUEST_ERRORS, response_model=SessionList)
+@router.get("/sessions", responses=refusals(), response_model=SessionList)
 async def list_sessions(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
