@@ -153,7 +153,9 @@ def test_late_failures_decide_nothing() -> None:
 def test_a_run_that_is_stopped_says_so() -> None:
     """Told to stop, it ends with that, and calls no answer wrong that it has not graded."""
     told: list[Outcome] = []
-    with opened() as grader, pytest.raises(GradingError, match="Stopped before"):
+    planned = [next(cases(EXERCISE, MATRIX))]
+    with opened() as grader:
         grader.stopping.set()
-        run(grader, [next(cases(EXERCISE, MATRIX))], 1, told.append)
+        with pytest.raises(GradingError, match="Stopped before"):
+            run(grader, planned, 1, told.append)
     assert told == []
