@@ -187,13 +187,18 @@ def _is_private(name: str) -> bool:
 def run(
     grader: Grader, planned: Sequence[Case], seed: int, tell: Callable[[Outcome], None]
 ) -> list[Outcome]:
-    """In parallel, but in the order given: what is planned comes back as it was planned."""
+    """In parallel, but in the order given: what is planned comes back as it was planned.
+
+    Raises GradingError when it is told to stop on the way.
+    """
     grader.ready()
 
     def one(case: Case) -> Outcome:
         report = grader.grade(case.exercise, case.intake, seed=seed)
         if report.undecided:
             report = grader.grade(case.exercise, case.intake, seed=seed)
+        if grader.stopping.is_set():
+            raise GradingError("Stopped before every submission had its turn, so nothing is held.")
         outcome = Outcome(case, report, list(problems(case, report)))
         tell(outcome)
         return outcome

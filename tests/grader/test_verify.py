@@ -9,17 +9,19 @@ from grader.catalogue import GradingError, find
 from grader.judge import only_until
 from grader.mutants import mutants
 from grader.report import Report, Result, Verdict, judge_checks
-from grader.runner import Heard
+from grader.runner import Heard, opened
 from grader.sandbox.client import SandboxProblem
 from grader.verify import (
     Case,
     Change,
     KnownWrong,
     Matrix,
+    Outcome,
     cases,
     faults,
     load_matrix,
     problems,
+    run,
     signatures,
 )
 from grader.workspace import Intake
@@ -146,3 +148,14 @@ def test_late_failures_decide_nothing() -> None:
         raise AssertionError
     with pytest.raises(SandboxProblem), only_until(time.monotonic() - 1):
         raise AssertionError
+
+
+def test_a_run_that_is_stopped_says_so() -> None:
+    """Told to stop, it ends with that, and calls no answer wrong that it has not graded."""
+    told: list[Outcome] = []
+    planned = [next(cases(EXERCISE, MATRIX))]
+    with opened() as grader:
+        grader.stopping.set()
+        with pytest.raises(GradingError, match="Stopped before"):
+            run(grader, planned, 1, told.append)
+    assert told == []
