@@ -47,7 +47,7 @@ class PlainRefusal:
 
         try:
             return await self.app(scope, receive, hold_failure)
-        except (ConfigurationError, ValidationError) as exc:
+        except (ConfigurationError, UnicodeDecodeError, ValidationError) as exc:
             await send({"type": "lifespan.startup.failed", "message": sentence(exc)})
         except BaseException:
             if failure is not None:
@@ -55,8 +55,10 @@ class PlainRefusal:
             raise
 
 
-def sentence(exc: ConfigurationError | ValidationError) -> str:
+def sentence(exc: ConfigurationError | UnicodeDecodeError | ValidationError) -> str:
     """What is wrong with which setting; never the value, which may be a secret."""
+    if isinstance(exc, UnicodeDecodeError):
+        return "The file .env is not UTF-8: save it as UTF-8 in your editor, and start again."
     if isinstance(exc, ConfigurationError):
         return str(exc)
     faults = (

@@ -13,7 +13,7 @@ import pytest
 from shared.offline_model import Call, OfflineModel, Scenario
 from tests.medium.conftest import Serve
 from tests.medium.test_medium_leaving import settled, stalled_client
-from tests.serving import TRACEBACK, Process, Service, with_model
+from tests.serving import TRACEBACK, Process, Service, make_checkout, with_model
 from tests.talking import PLAIN, STREAM, ask
 
 STOPPED_BY = {0, -signal.SIGTERM, 128 + signal.SIGTERM}
@@ -110,6 +110,16 @@ def test_importing_opens_nothing_and_reads_no_secret(checkout: Path) -> None:
     assert "imported" in process.output
     assert "OPENED" not in process.output, process.output
     assert "READ" not in process.output, process.output
+
+
+def test_an_env_file_that_is_no_utf_8_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    """Some editors save UTF-16; the refusal says what to do, and nothing is a traceback."""
+    folder = make_checkout(tmp_path)
+    (folder / ".env").write_text("OPENAI_API_KEY=sk-secret\n", encoding="utf-16")
+    with Process(MEDIUM, folder) as process:
+        assert process.wait(30) not in {0, None}
+        assert "save it as UTF-8" in process.output
+        assert TRACEBACK not in process.output
 
 
 async def test_settings_come_from_env_file_too(tmp_path: Path, checkout: Path) -> None:
