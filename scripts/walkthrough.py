@@ -28,6 +28,7 @@ REHEARSED = re.compile(r"make (test|check|bench|lock|format|clean)\b")
 DEFAULT_PORT = 8000
 DEFAULT_SERVER = "make medium"
 PATIENCE = 60.0  # seconds: for a command to end, for a server to listen
+OPENING_WORDS = 20.0  # seconds: for a server that listens to have said what the page shows
 LAST_WORDS = 15.0  # seconds: for a server to end after Ctrl-C
 
 
@@ -73,7 +74,7 @@ class Walkthrough:
         if SERVES.search(text):
             address = ADDRESS.search(command.text)
             server = self._serve(text, int(address[2]) if address else DEFAULT_PORT)
-            _wait_until(lambda: self._agrees(command.output, server.printed()), seconds=3)
+            _wait_until(lambda: self._agrees(command.output, server.printed()), OPENING_WORDS)
             self._compare(command.output, server.printed())
         elif REHEARSED.match(text):
             self._run(["bash", "-c", text.replace("make", "make -n", 1)])

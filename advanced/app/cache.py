@@ -125,10 +125,10 @@ class CacheService:
         kept, reaches all who wait at that time. Leaving the block early harms nobody; when the
         last has left, in all processes, the work is cancelled, at most a second later.
         """
-        flight = self._flights.get(key)
-        first = flight is None
-        if flight is None:
-            flight = self._start(Flight(key, work, keep, believe))
+        flight = earlier = self._flights.get(key)
+        first = flight is None or flight.landed
+        if flight is None or flight.landed:  # it is over, but for its last word to Redis
+            flight = self._start(Flight(key, work, keep, believe), after=earlier)
         try:
             with flight.joined():
                 yield Answer(flight, first=first)
@@ -145,8 +145,8 @@ class CacheService:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _start(self, flight: Flight) -> Flight:
-        flight.task = asyncio.create_task(self._fly(flight))
+    def _start(self, flight: Flight, after: Flight | None) -> Flight:
+        flight.task = asyncio.create_task(self._fly(flight, after))
         flight.task.add_done_callback(self._over)
         self._tasks[flight.task] = flight
         if self.enabled:
@@ -162,8 +162,10 @@ class CacheService:
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
 
-    async def _fly(self, flight: Flight) -> None:
+    async def _fly(self, flight: Flight, after: Flight | None) -> None:
         try:
+            if after is not None and after.task is not None:
+                await asyncio.wait([after.task])
             if self.redis is None or not self.enabled:
                 land(flight, await flight.work(flight.say))
                 return

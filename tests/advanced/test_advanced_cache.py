@@ -150,6 +150,13 @@ def test_a_key_is_a_digest_of_all_that_matters() -> None:
     assert int(digest, 16)
 
 
+async def test_what_is_not_kept_is_for_those_who_waited(cache: CacheService, quick: Model) -> None:
+    """Who asks when the answer has been given has it made anew, however soon that is."""
+    for times in range(1, 6):
+        assert await ask(cache, quick, keep=lambda _: False) == (VALUE, "made")
+        assert quick.calls == times
+
+
 async def test_what_is_set_is_found(cache: CacheService, other: CacheService) -> None:
     """By every worker, under the same arguments only."""
     await cache.set("page", {"text": "ü\u2028"}, None, "a", size=2)

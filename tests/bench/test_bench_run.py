@@ -73,10 +73,11 @@ async def test_wrong_answers_are_counted_and_shown(
 
 async def test_the_advanced_service_is_measured_as_it_is_meant_to_run() -> None:
     """Logged in, with a Redis of its own, which is gone afterwards; and every answer is right."""
+    before = set(psutil.Process().children(recursive=True))
     outcome = await measured(HARDENED)
     assert outcome.failures == []
     assert 0.5 < outcome.median(0) < 100
-    assert not psutil.Process().children(recursive=True)
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 async def test_a_service_that_does_not_start_says_why() -> None:

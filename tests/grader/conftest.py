@@ -7,6 +7,9 @@ import pytest
 from grader.runner import Grader, opened
 
 
+collect_ignore = ["target", "submissions"]  # a suite for the grader, and what it is to judge
+
+
 @pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
     with opened() as grader:

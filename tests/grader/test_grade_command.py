@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -90,7 +91,7 @@ def test_a_read_only_checkout(tmp_path: Path) -> None:
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests"))
     script = (
         f"mount --bind {copy} {copy} && mount -o remount,ro,bind {copy} && cd {copy} &&"
-        f" exec {sys.executable} -m grader grade medium/ex02"
+        f" exec {shlex.quote(sys.executable)} -m grader grade medium/ex02"
     )
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script],
