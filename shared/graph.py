@@ -165,7 +165,7 @@ def finish(state: AgentState, text: str, stopped: str | None) -> dict[str, Any]:
     }
 
 
-def hand_over(state: AgentState) -> list[Send] | str:
+async def hand_over(state: AgentState) -> list[Send] | str:
     """Who is next: the specialists just asked, the supervisor again, or nobody."""
     if not state["work"]:
         return END

@@ -8,11 +8,15 @@ a turn waits for its place or for the model.
 import asyncio
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 from shared.errors import AgentError
 
@@ -81,8 +85,11 @@ class Database:
     def __init__(self, path: Path, *, patience: float = 5.0) -> None:
         self.path = path
         self._patience = patience
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sessions")
+        self._jobs = SimpleQueue[Job | None]()
+        self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None  # touched on the thread alone
+        self._busy_timeout = -1.0
+        self._reader: sqlite3.Connection | None = None  # the loop's own
 
     def read(self, work: Callable[[sqlite3.Connection], Result]) -> asyncio.Future[Result]:
         """Queue a transaction that sees one state of the file. Raises as `write` does."""
@@ -93,29 +100,65 @@ class Database:
         or not anybody waits for it. Raises SessionStoreUnavailable."""
         return self._queue("BEGIN IMMEDIATE", work)
 
+    def look(self, query: str, *values: object) -> bool:
+        """Whether the query has a row; for one page, which is in memory. Raises as `write` does.
+
+        Not on the thread: handing the question over costs ten times what this does, and with
+        write-ahead logging a reader waits for nobody.
+        """
+        try:
+            if self._reader is None:
+                where = f"file:{quote(str(self.path.absolute()))}?mode=ro"
+                self._reader = sqlite3.connect(where, timeout=0, isolation_level=None, uri=True)
+            return self._reader.execute(query, values).fetchone() is not None
+        except sqlite3.Error as exc:
+            logger.error("The session store %s cannot be read: %s", self.path, exc)
+            raise SessionStoreUnavailable(retry_after=1) from exc
+
     async def close(self) -> None:
         """Wait for what is queued, then close the file. It can be opened again."""
-        await asyncio.wrap_future(self._thread.submit(self._disconnect))
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._jobs.put(None)
+            await asyncio.to_thread(thread.join)
 
     def _queue(
         self, begin: str, work: Callable[[sqlite3.Connection], Result]
     ) -> asyncio.Future[Result]:
-        queued = self._thread.submit(self._transact, time.monotonic(), begin, work)
-        result = asyncio.shield(asyncio.wrap_future(queued))
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         result.add_done_callback(lambda f: f.cancelled() or f.exception())  # nobody has to ask
+        self._jobs.put(Job(begin, work, result))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="sessions", daemon=True)
+            self._thread.start()
         return result
 
-    def _transact(
-        self, queued_at: float, begin: str, work: Callable[[sqlite3.Connection], Result]
-    ) -> Result:
+    def _work(self) -> None:
+        """The thread. Each job is done, though nobody may be left to hear of it."""
+        while (job := self._jobs.get()) is not None:
+            told: tuple[Any, BaseException | None]
+            try:
+                told = self._transact(job), None
+            except BaseException as exc:  # noqa: BLE001 - it is raised where the result is awaited
+                told = None, exc
+            with suppress(RuntimeError):  # the loop has been closed
+                job.result.get_loop().call_soon_threadsafe(tell, job.result, *told)
+        self._disconnect()
+
+    def _transact(self, job: "Job") -> Any:
         try:
             connection = self._connection or self._connect()
             # The time in the queue counts: nobody waits for all who wait before, one by one.
-            left = max(0.0, self._patience - (time.monotonic() - queued_at))
-            connection.execute(f"PRAGMA busy_timeout = {round(left, 1) * 1000:.0f}")
+            left = round(max(0.0, self._patience - (time.monotonic() - job.queued_at)), 1)
+            if left != self._busy_timeout:
+                connection.execute(f"PRAGMA busy_timeout = {left * 1000:.0f}")
+                self._busy_timeout = left
             with connection:  # ends in COMMIT, or in ROLLBACK if anything is raised
-                connection.execute(begin)
-                return work(connection)
+                connection.execute(job.begin)
+                return job.work(connection)
         except (sqlite3.Error, OSError) as exc:
             if isinstance(exc, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise  # a bug of ours
@@ -133,7 +176,7 @@ class Database:
         except BaseException:
             connection.close()
             raise
-        self._connection = connection
+        self._connection, self._busy_timeout = connection, -1.0
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -157,6 +200,25 @@ class Database:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A transaction that waits for the thread. An executor's futures cost as much as the work."""
+
+    begin: str
+    work: Callable[[sqlite3.Connection], Any]
+    result: asyncio.Future[Any]
+    queued_at: float = field(default_factory=time.monotonic)
+
+
+def tell(result: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    if result.done():
+        return  # who asked has gone
+    if error is None:
+        result.set_result(value)
+    else:
+        result.set_exception(error)
 
 
 def write_ahead(connection: sqlite3.Connection, deadline: float) -> None:

@@ -107,8 +107,9 @@ async def current_user(
 CurrentUser = Annotated[User, Depends(current_user)]
 
 
-async def get_agent_service(request: Request, user: CurrentUser) -> ProductionAgentService:
-    """The one service of this app, with this user's sessions."""
+async def get_agent_service(request: Request) -> ProductionAgentService:
+    """The one service of this app, with the sessions of whom a UsersRoute let in."""
+    user: User = request.state.user
     service: ProductionAgentService = request.app.state.agent_service
     sessions: SqliteSessions = request.app.state.sessions
     return service.of(user.name, sessions.of(user.name))

@@ -6,7 +6,6 @@ import pytest
 
 from grader.runner import Grader, opened
 
-
 collect_ignore = ["target", "submissions"]  # a suite for the grader, and what it is to judge
 
 

@@ -2,16 +2,16 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 
 from shared.errors import UseStreamEndpoint
 from shared.models import PlainQueryRequest, QueryResponse, SessionDeleted, SessionInfo, SessionList
 from shared.web.documentation import refusals, session_errors, stream_responses, turn_errors
 from shared.web.streaming import EventStream
 
-from ..dependencies import USER_ERRORS, AgentServiceDep, OpenedStream, UsersRoute
+from ..dependencies import USER_ERRORS, AgentServiceDep, OpenedStream, UsersRoute, security
 
-router = APIRouter(tags=["agent"], route_class=UsersRoute)
+router = APIRouter(tags=["agent"], route_class=UsersRoute, dependencies=[Depends(security)])
 
 
 @router.post("/query", responses=turn_errors(*USER_ERRORS))
