@@ -1,5 +1,6 @@
 """The advanced track's application: `make advanced`, or `uvicorn advanced.app.main:app`."""
 
+import gc
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -32,6 +33,10 @@ from .resources import open_model, open_redis_link, open_sessions, rate_limiter
 from .routes import agent, auth, health, metrics
 from .security import open_authentication
 from .tracing import exporting, tracer_provider
+
+SELDOM = (20_000, 20, 50)
+"""For the garbage collector: by default a turn, which makes thousands of objects that all go by
+themselves, has it look through the young ones a dozen times."""
 
 app: FastAPI
 """Made when it is first asked for: importing this module reads no setting (see the end)."""
@@ -121,6 +126,8 @@ async def running(app: FastAPI, config: Settings) -> AsyncIterator[None]:
         )
         app.state.agent_service = service
         await enter(ending_turns_at_shutdown(service.turns))
+        gc.freeze()
+        gc.set_threshold(*SELDOM)
         yield
 
 
