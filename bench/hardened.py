@@ -29,7 +29,7 @@ def its_world() -> Iterator[Mapping[str, str]]:
 def log_in(url: str) -> str:
     """The token of the one user."""
     form = urllib.parse.urlencode({"username": NAME, "password": PASSWORD}).encode()
-    with urllib.request.urlopen(f"{url}/api/v1/auth/login", form) as response:  # noqa: S310 - ours
+    with urllib.request.urlopen(f"{url}/api/v1/auth/login", form) as response:  # noqa: S310 - a http address that the bench made
         return str(json.load(response)["access_token"])
 
 

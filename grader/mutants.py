@@ -160,6 +160,7 @@ def _swap(node: ast.Compare) -> str:
 
 def _swap_operator(node: ast.BinOp | ast.BoolOp) -> str:
     before = ast.unparse(node)
+    # The table has an operator of the same kind for each; its type cannot say so.
     node.op = SWAPPED[type(node.op)]()  # type: ignore[assignment]
     return f"{before} -> {ast.unparse(node)}"
 

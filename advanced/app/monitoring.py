@@ -29,7 +29,7 @@ from shared.models import StreamChunk
 from .database import SessionStoreUnavailable
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-disable_created_metrics()  # type: ignore[no-untyped-call]  # theirs
+disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client has no types for it
 # They would be a second time series beside each of ours, which nothing here reads.
 
 # Seconds. A model takes its time: the usual buckets end where its answers begin.
@@ -132,7 +132,7 @@ def get_metrics() -> bytes:
         return generate_latest(REGISTRY)
     forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
     registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # theirs
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # as above
     return generate_latest(registry)
 
 

@@ -147,6 +147,7 @@ class Counted(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         exchange = self._exchange
+        # httpx's type promises an iterator; what comes is a generator, which has to be closed.
         async with contextlib.aclosing(aiter(self._stream)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 kept = piece[: KEPT_BODY - len(exchange.came)]
