@@ -120,7 +120,7 @@ class ProductionAgentService(AgentService):
     async def _remember(self, turn: Turn, query: str, made: dict[str, Any]) -> AgentState:
         """Store the turn as its session's first, in the state that the graph would have left.
 
-        `graph.aupdate_state` would do the same; it was a fifth of what such an answer cost in all.
+        `graph.aupdate_state` would do the same; it was a sixth of what such an answer cost in all.
         """
         state = {**new_turn(query), **finish(new_turn(query), made["response"], made["stopped"])}
         state["messages"] = add_messages([], state["messages"])  # gives them ids

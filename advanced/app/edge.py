@@ -5,7 +5,7 @@ from ipaddress import ip_address
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .limits import Network, client_address
+from .limits import Network, as_address, client_address
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -74,5 +74,5 @@ class RealClient:
 
 def names(forwarded: list[str], host: str) -> bool:
     """Whether this is one of the addresses; some come with a port, and in brackets."""
-    hops = [hop.strip().removeprefix("[") for value in forwarded for hop in value.split(",")]
-    return any(hop.startswith(host) for hop in hops)
+    hops = [hop for value in forwarded for hop in value.split(",")]
+    return any(as_address(hop) == as_address(host) for hop in hops)
