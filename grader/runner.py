@@ -151,6 +151,7 @@ def judge(exercise: Exercise, assignment: Assignment, listener: Listener) -> "He
             **judges_environment(),
             VARIABLE: told.model_dump_json(),
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "TMPDIR": str(assignment.warm.parent),  # what a judge that is ended leaves goes, too
         },
         pass_fds=[write_end],
         start_new_session=True,

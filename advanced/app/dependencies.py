@@ -17,8 +17,8 @@ from .database import SessionStoreUnavailable
 from .errors import InvalidToken, RateLimited, Unauthenticated
 from .limits import RateLimiter, household, limit_headers
 from .logs import note
+from .resources import Conversations
 from .security import Authentication, User
-from .sessions import SqliteSessions
 
 USER_ERRORS = (Unauthenticated, InvalidToken, RateLimited, SessionStoreUnavailable)
 """What every route that asks for a token may answer."""
@@ -111,8 +111,8 @@ async def get_agent_service(request: Request) -> ProductionAgentService:
     """The one service of this app, with the sessions of whom a UsersRoute let in."""
     user: User = request.state.user
     service: ProductionAgentService = request.app.state.agent_service
-    sessions: SqliteSessions = request.app.state.sessions
-    return service.of(user.name, sessions.of(user.name))
+    conversations: Conversations = request.app.state.conversations
+    return service.of(user.name, conversations.of(user.name))
 
 
 AgentServiceDep = Annotated[ProductionAgentService, Depends(get_agent_service)]

@@ -2,8 +2,8 @@
 
 import gc
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from .health import Dependencies
 from .login_failures import StoredLoginFailures
 from .logs import RequestLog, configure_logs
 from .monitoring import FAILURES, RequestMetrics, refusals
-from .resources import open_model, open_redis_link, open_sessions, rate_limiter
+from .resources import Conversations, open_model, open_redis_link, open_sessions, rate_limiter
 from .routes import agent, auth, health, metrics
 from .security import open_authentication
 from .tracing import exporting, tracer_provider
@@ -50,15 +50,28 @@ async def root(request: Request) -> ServiceInfo:
     return ServiceInfo(title=request.app.title, version=request.app.version)
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application. Nothing is opened before it starts."""
+OpenConversations = Callable[[Settings], AbstractAsyncContextManager[Conversations]]
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    outermost: Sequence[Middleware] = (),
+    open_conversations: OpenConversations | None = None,
+) -> FastAPI:
+    """Build the application. Nothing is opened before it starts.
+
+    `outermost` sees every request before anybody else here, the last one first of all, and the
+    lifespan too. `open_conversations` is for sessions that are kept elsewhere than in SQLite;
+    tokens that were logged out and failed logins stay in STATE_DIR.
+    """
     config = settings or get_settings()
     configure_logs(config.log_level, debug=config.DEBUG)
     traces = tracer_provider(config)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with exporting(traces, config), running(app, config):
+        async with exporting(traces, config), running(app, config, open_conversations):
             yield
 
     app = FastAPI(
@@ -89,26 +102,33 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(auth.router, prefix=config.API_PREFIX)
     app.include_router(agent.router, prefix=config.API_PREFIX)
     app.include_router(playground)
+    for middleware in outermost:
+        app.add_middleware(middleware)
     return app
 
 
 @asynccontextmanager
-async def running(app: FastAPI, config: Settings) -> AsyncIterator[None]:
+async def running(
+    app: FastAPI, config: Settings, open_conversations: OpenConversations | None
+) -> AsyncIterator[None]:
     """Everything that lives and dies with the application, in the order in which it is needed."""
     apply_tracing(config)
     end_with_the_parent()
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         sessions = await enter(open_sessions(config))
+        conversations: Conversations = sessions
+        if open_conversations is not None:
+            conversations = await enter(open_conversations(config))
         redis = await enter(open_redis_link(config))
         llm = await enter(open_model(config))
         failures = StoredLoginFailures(sessions.database)
-        app.state.sessions = sessions
+        app.state.conversations = conversations
         app.state.authentication = await enter(open_authentication(config, sessions, failures))
         app.state.limiter = rate_limiter(config, redis)
         app.state.dependencies = Dependencies(
             {
-                "session_store": sessions.answers,
+                "session_store": conversations.answers,
                 "redis": redis.check if redis else None,
                 "model": partial(reachable, llm),
             }
@@ -117,8 +137,8 @@ async def running(app: FastAPI, config: Settings) -> AsyncIterator[None]:
         stack.push_async_callback(answers.aclose)
         service = ProductionAgentService(
             llm,
-            sessions.checkpoints,
-            sessions.of(""),
+            conversations.checkpoints,
+            conversations.of(""),
             answers,
             timeout=config.REQUEST_TIMEOUT,
             turn_wait=config.TURN_WAIT,

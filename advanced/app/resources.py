@@ -4,11 +4,14 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
+from typing import Any, Protocol
 
 from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import SecretStr
 
 from shared.llm import open_llm
+from shared.ports import SessionStore
 
 from .config import Settings
 from .limits import MemoryLimiter, RateLimiter, RedisLimiter
@@ -16,6 +19,22 @@ from .redis_link import RedisLink, open_redis
 from .sessions import SqliteSessions
 
 logger = logging.getLogger(__name__)
+
+
+class Conversations(Protocol):
+    """All users' sessions, and what was said in them; opened once in each worker."""
+
+    @property
+    def checkpoints(self) -> BaseCheckpointSaver[Any]: ...
+
+    def of(self, owner: str) -> SessionStore:
+        """One user's sessions; nobody else's exist there. Costs nothing: made for each request."""
+
+    async def answers(self) -> bool:
+        """For the health check: True, or an AgentError that says why not."""
+
+    async def active(self) -> int:
+        """How many sessions there are, of all users. Raises an AgentError."""
 
 
 def open_sessions(config: Settings) -> AbstractAsyncContextManager[SqliteSessions]:

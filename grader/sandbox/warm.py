@@ -30,11 +30,15 @@ PRELOADED = (
     "pydantic_settings",
     "dotenv",
     "aiohttp",
+    "anyio._backends._asyncio",
+    "starlette.middleware.cors",
     "langgraph.graph",
     "langgraph.checkpoint.memory",
     "langchain_openai",
     "langchain_openai.chat_models.base",
-    "openai.resources.chat.completions",
+    "openai.resources.chat.completions.completions",
+    "openai.resources.chat.chat",
+    "httpcore2",
 )
 
 

@@ -8,14 +8,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from shared.errors import AgentError
 from shared.web.documentation import refusals
 
 from ..config import Settings
-from ..database import SessionStoreUnavailable
 from ..errors import Unauthenticated
 from ..health import Dependencies
 from ..monitoring import CONTENT_TYPE, active_sessions, dependency_up, get_metrics
-from ..sessions import SqliteSessions
+from ..resources import Conversations
 
 router = APIRouter(tags=["service"])
 
@@ -59,10 +59,10 @@ async def scraper(
 )
 async def metrics(request: Request) -> Response:
     """What is counted and measured."""
-    sessions: SqliteSessions = request.app.state.sessions
+    conversations: Conversations = request.app.state.conversations
     try:
-        active_sessions.set(await sessions.active())
-    except SessionStoreUnavailable:
+        active_sessions.set(await conversations.active())
+    except AgentError:
         active_sessions.set(math.nan)  # unknown, and the other numbers matter all the more
     dependencies: Dependencies = request.app.state.dependencies
     for name, state in (await dependencies.states()).items():
