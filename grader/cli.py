@@ -20,7 +20,7 @@ from grader.sandbox.client import TIERS, SandboxProblem
 from grader.state import State
 from grader.workspace import Intake, solution_files, take_in
 
-LANES = 3
+LANES = 4
 """Judges at once for a single submission."""
 
 NOT_KEPT = "This checkout cannot be written to, so nothing is remembered."

@@ -1,24 +1,23 @@
-"""Grades one submission: a workspace, a judge of its own, and a report of what the judge said."""
+"""Grades one submission: a workspace, judges of its own, and a report of what they said."""
 
-import contextlib
 import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from grader.catalogue import ROOT, Exercise, GradingError
-from grader.judge.assignment import VARIABLE, Assignment
+from grader.judge.assignment import VARIABLE, Assignment, Lane, send
 from grader.report import Report, Result, Verdict, all_alike, judge_checks
 from grader.sandbox.client import SandboxProblem, WarmParent, strongest_walls
 from grader.workspace import Intake, assemble, make_base, open_book
@@ -31,7 +30,7 @@ NOT_PASSED_ON = ("OPENAI_", "LANGSMITH_", "LANGCHAIN_", "PYTEST_", "PYTHON", "CO
 
 @dataclass
 class Grader:
-    """What many submissions share: the warm parent, and each exercise's base. See `opened`."""
+    """What many submissions share: the warm parent, each exercise's base and its judge."""
 
     warm: WarmParent
     tier: int = 0
@@ -39,6 +38,7 @@ class Grader:
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set it, and grading ends at once, with the results so far."""
     _bases: dict[str, Path] = field(default_factory=dict)
+    _judges: dict[str, "Judges"] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def base(self, exercise: Exercise) -> Path:
@@ -49,6 +49,14 @@ class Grader:
                 self._bases[exercise.id] = make_base(exercise, folder)
             return self._bases[exercise.id]
 
+    def judges(self, exercise: Exercise) -> "Judges":
+        """Who has read the exercise's suite. They start to, when they are first asked for."""
+        with self._lock:
+            judges = self._judges.get(exercise.id)
+            if judges is None or judges.gone:
+                judges = self._judges[exercise.id] = Judges(exercise, self.warm.folder)
+            return judges
+
     def ready(self) -> None:
         """Wait for the warm parent, and find out what walls it can build."""
         with self._lock:
@@ -56,6 +64,10 @@ class Grader:
                 self.warm.wait_until_warm()
                 walls = strongest_walls(self.warm.address)
                 self.tier, self.parts = walls.tier, walls.parts
+
+    def close(self) -> None:
+        for judges in self._judges.values():
+            judges.close()
 
     def grade(
         self,
@@ -75,27 +87,26 @@ class Grader:
         started = time.monotonic()
         if intake.tampered:
             return self._refused(exercise, seed, intake)
+        judges = self.judges(exercise)
         base = self.base(exercise)
         self.ready()
         with tempfile.TemporaryDirectory(prefix="work-", dir=self.warm.folder) as folder:
             workspace = assemble(exercise, base, intake.files, Path(folder) / "course")
             Path(folder).chmod(0o755)
             assignment = Assignment(
-                results=0,
                 warm=self.warm.address,
                 tier=self.tier,
                 workspace=workspace,
-                exercise=exercise.folder,
                 seed=seed,
                 first_failure_only=first_failure_only,
+                only=only,
             )
-            ids = only or [check.id for check in exercise.checks]
-            shares = [ids[lane::lanes] for lane in range(min(lanes, len(ids)))]
             listener = Listener(tell, self.stopping)
-            heard = side_by_side(exercise, assignment, shares, listener)
+            heard = judges.judge(assignment, lanes, listener)
             undecided = heard.undecided(exercise) if not only and not first_failure_only else []
             if undecided and heard.finished:
-                heard = heard.mended_by(side_by_side(exercise, assignment, [undecided], listener))
+                again = assignment.model_copy(update={"only": undecided})
+                heard = heard.mended_by(judges.judge(again, 1, listener))
         checks = judge_checks(exercise, heard.collected, heard.results)
         return Report(
             exercise,
@@ -122,50 +133,71 @@ class Listener:
     stopping: threading.Event
 
 
-def side_by_side(
-    exercise: Exercise,
-    assignment: Assignment,
-    shares: Sequence[Sequence[str]],
-    listener: Listener,
-) -> "Heard":
-    """What several judges said, each of its share of the checks."""
+class Judges:
+    """A pytest process that has read an exercise's suite, and forks judges who know it."""
 
-    def lane(share: Sequence[str]) -> Heard:
-        return judge(exercise, assignment.model_copy(update={"only": share}), listener)
+    def __init__(self, exercise: Exercise, folder: Path) -> None:
+        self._exercise = exercise
+        self._printed = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - `close` does
+        self._turn = threading.Lock()
+        self._asking, asked = socket.socketpair()
+        with asked:
+            self._process = subprocess.Popen(
+                command(exercise),
+                stdin=subprocess.DEVNULL,
+                stdout=self._printed,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                env={
+                    **judges_environment(),
+                    VARIABLE: str(asked.fileno()),
+                    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+                    "TMPDIR": str(folder),  # what a judge that is ended leaves goes, too
+                },
+                pass_fds=[asked.fileno()],
+                start_new_session=True,
+            )
 
-    with ThreadPoolExecutor(len(shares)) as pool:
-        return merged(list(pool.map(lane, shares)))
+    @property
+    def gone(self) -> bool:
+        return self._process.poll() is not None
 
+    def judge(self, assignment: Assignment, lanes: int, listener: Listener) -> "Heard":
+        """What they say about one submission. Raises GradingError when the suite is broken."""
+        pipes = [(os.pipe(), os.pipe()) for _ in range(lanes)]
+        theirs = [Lane(results[1], printed[1]) for results, printed in pipes]
+        with self._turn, suppress(OSError):  # then they have gone, and say nothing
+            send(self._asking, assignment, theirs)
+        for lane in theirs:
+            os.close(lane.results)
+            os.close(lane.printed)
+        heard = [Heard() for _ in pipes]
+        listen(
+            {results[0]: each for (results, _), each in zip(pipes, heard, strict=True)},
+            {printed[0]: each for (_, printed), each in zip(pipes, heard, strict=True)},
+            self._exercise.seconds + GRACE_SECONDS,
+            listener,
+        )
+        all_heard = merged(heard)
+        if not all_heard.collected and not all_heard.notes:
+            raise GradingError(f"The suite of {self._exercise.id} is broken:\n{self._last_words()}")
+        return all_heard
 
-def judge(exercise: Exercise, assignment: Assignment, listener: Listener) -> "Heard":
-    """Run one judge to its end. Raises GradingError when the suite is broken."""
-    read_end, write_end = os.pipe()
-    told = assignment.model_copy(update={"results": write_end})
-    process = subprocess.Popen(
-        command(exercise),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=ROOT,
-        env={
-            **judges_environment(),
-            VARIABLE: told.model_dump_json(),
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "TMPDIR": str(assignment.warm.parent),  # what a judge that is ended leaves goes, too
-        },
-        pass_fds=[write_end],
-        start_new_session=True,
-    )
-    os.close(write_end)
-    with process:
-        heard = listen(process, read_end, exercise.seconds + GRACE_SECONDS, listener)
-    if heard.is_broken:
-        raise GradingError(f"The suite of {exercise.id} is broken:\n{heard.printed.strip()}")
-    return heard
+    def _last_words(self) -> str:
+        end(self._process.pid)
+        self._process.wait()
+        self._printed.seek(0)
+        return self._printed.read()[-MAX_PRINTED:].decode(errors="backslashreplace").strip()
+
+    def close(self) -> None:
+        self._asking.close()
+        end(self._process.pid)
+        self._process.wait()
+        self._printed.close()
 
 
 def command(exercise: Exercise) -> list[str]:
-    python = [sys.executable, "-B", "-m", "pytest", "-q", "--tb=short", "--assert=plain"]
+    python = [sys.executable, "-B", "-m", "pytest", "-q", "-s", "--tb=short", "--assert=plain"]
     settings = ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}", "-p", "no:cacheprovider"]
     settings += ["-p", "anyio"]  # the only one of the installed plugins that a suite needs
     return [*python, *settings, *map(str, exercise.suite)]
@@ -182,9 +214,10 @@ class Heard:
     collected: dict[str, int] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     finished: bool = False
-    finished_well: bool = False
-    printed: str = ""
     notes: list[str] = field(default_factory=list)
+    process: int = 0
+    printed: bytes = b""
+    _pending: bytes = b""
 
     def undecided(self, exercise: Exercise) -> list[str]:
         """The checks that are worth a second try."""
@@ -200,10 +233,10 @@ class Heard:
             finished=second.finished,
         )
 
-    @property
-    def is_broken(self) -> bool:
-        """The suite was not even collected, though it had the time."""
-        return not self.collected and not self.finished_well and not self.notes
+    def hear(self, data: bytes, tell: Callable[[Result], None]) -> None:
+        *whole, self._pending = (self._pending + data).split(b"\n")
+        for line in whole:
+            self.note(json.loads(line), tell)
 
     def note(self, message: dict[str, Any], tell: Callable[[Result], None]) -> None:
         if "collected" in message:
@@ -214,8 +247,10 @@ class Heard:
             )
             self.results.append(result)
             tell(result)
+        elif "process" in message:
+            self.process = message["process"]
         elif "finished" in message:
-            self.finished, self.finished_well = True, message["finished"] in (0, 1)
+            self.finished = True
 
 
 def merged(lanes: Sequence[Heard]) -> Heard:
@@ -223,44 +258,44 @@ def merged(lanes: Sequence[Heard]) -> Heard:
         collected={id_: count for lane in lanes for id_, count in lane.collected.items()},
         results=[result for lane in lanes for result in lane.results],
         finished=all(lane.finished for lane in lanes),
-        finished_well=all(lane.finished_well for lane in lanes),
         notes=sorted({note for lane in lanes for note in lane.notes}),
     )
 
 
 def listen(
-    process: subprocess.Popen[bytes], read_end: int, seconds: float, listener: Listener
-) -> Heard:
-    """Until the judge has ended. One that takes too long is ended; what it said still counts."""
-    heard, pending, printed = Heard(), b"", b""
+    results: Mapping[int, Heard], printed: Mapping[int, Heard], seconds: float, listener: Listener
+) -> None:
+    """Until all judges have ended. Those who take too long are ended; what they said counts.
+
+    Keys are the ends of pipes to read from, which are closed.
+    """
     deadline = time.monotonic() + seconds
-    assert process.stdout
     with selectors.DefaultSelector() as selector:
-        selector.register(read_end, selectors.EVENT_READ)
-        selector.register(process.stdout, selectors.EVENT_READ)
+        for fd in (*results, *printed):
+            selector.register(fd, selectors.EVENT_READ)
         while selector.get_map():
             if listener.stopping.is_set() or time.monotonic() > deadline:
-                heard.notes.append("grading was stopped before every check had its turn")
-                end(process)
+                for heard in results.values():
+                    heard.notes.append("grading was stopped before every check had its turn")
+                    end(heard.process)
                 break
             for key, _ in selector.select(LOOK_SECONDS):
                 data = os.read(key.fd, 65536)
                 if not data:
                     selector.unregister(key.fileobj)
-                elif key.fd == read_end:
-                    *whole, pending = (pending + data).split(b"\n")
-                    for line in whole:
-                        heard.note(json.loads(line), listener.tell)
+                elif key.fd in results:
+                    results[key.fd].hear(data, listener.tell)
                 else:
-                    printed = (printed + data)[-MAX_PRINTED:]
-    os.close(read_end)
-    heard.printed = printed.decode(errors="backslashreplace")
-    return heard
+                    printed[key.fd].printed = (printed[key.fd].printed + data)[-MAX_PRINTED:]
+    for fd in (*results, *printed):
+        os.close(fd)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def end(process: int) -> None:
+    """It, and what it has started; 0 is nobody."""
+    if process:
+        with suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)
 
 
 @contextmanager
@@ -268,6 +303,8 @@ def opened() -> Iterator[Grader]:
     """Raises GradingError when this machine cannot grade."""
     with ExitStack() as stack:
         try:
-            yield Grader(stack.enter_context(WarmParent()))
+            grader = Grader(stack.enter_context(WarmParent()))
+            stack.callback(grader.close)
+            yield grader
         except SandboxProblem as exc:
             raise GradingError(f"This machine cannot run submissions: {exc}.") from exc

@@ -11,23 +11,28 @@ import json
 import os
 import random
 import shutil
+import signal
+import socket
+import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from grader.catalogue import Exercise, GradingError, load
-from grader.judge.assignment import Assignment
+from grader.judge.assignment import VARIABLE, Assignment, Lane, receive
 from grader.judge.client import Exchange, TooMuch
 from grader.judge.service import Crashed, NeverReady, Place, Service
 from grader.judge.wires import Wires
 from grader.report import Result, Verdict
+from grader.sandbox import kernel
 from grader.sandbox.client import SandboxProblem, WarmParent, strongest_walls
 from grader.workspace import assemble, make_base, take_in
 from shared.offline_model import OfflineModel
@@ -41,8 +46,9 @@ class Judge:
     """One pytest session: what it grades, and to whom it tells."""
 
     def __init__(self) -> None:
-        self.assignment = Assignment.from_environment()
-        self.seed = self.assignment.seed if self.assignment else random.randrange(1_000_000)
+        self.assignment: Assignment | None = None
+        self.results = -1
+        self.seed = random.randrange(1_000_000)
         self.started = time.monotonic()
         self._stack = ExitStack()
         self._exercises: dict[Path, Exercise] = {}
@@ -83,11 +89,17 @@ class Judge:
             self._wires = self._stack.enter_context(Wires())
         return self._wires
 
+    def take(self, assignment: Assignment, lane: Lane) -> None:
+        """From here on this process grades one submission, and tells the runner."""
+        self.assignment, self.results = assignment, lane.results
+        self.seed = assignment.seed
+        self.started = time.monotonic()
+
     def tell(self, message: dict[str, Any]) -> None:
         if self.assignment:
             data = json.dumps(message).encode() + b"\n"
             while data:
-                data = data[os.write(self.assignment.results, data) :]
+                data = data[os.write(self.results, data) :]
 
     def close(self) -> None:
         self._stack.close()
@@ -128,9 +140,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         order[item] = declared.index(check_of(item) or "")
         _set_deadline(judge, item)
     items.sort(key=lambda item: (str(item.path.parent), order.get(item, -1)))
-    if judge.assignment and judge.assignment.only:
-        items[:] = [item for item in items if check_of(item) in judge.assignment.only]
-    judge.tell({"collected": Counter(check_of(item) for item in items)})
 
 
 def _declared(judge: Judge, item: pytest.Item) -> list[str]:
@@ -323,5 +332,70 @@ def asked(model: OfflineModel) -> list[str]:
     ]
 
 
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    session.config.stash[JUDGE].tell({"finished": int(exitstatus)})
+# --- for the runner: many submissions, one after another or side by side
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Wait for assignments, with the suite collected, and fork who grades them."""
+    if VARIABLE not in os.environ:
+        return None
+    with socket.socket(fileno=int(os.environ[VARIABLE])) as connection:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+        while asked := receive(connection):
+            assignment, lanes = asked
+            mine = [item for item in session.items if _is_asked(assignment, item)]
+            turns = _queue(len(mine))
+            for lane in lanes:
+                if not os.fork():
+                    connection.close()
+                    _grade(session, assignment, lane, mine, turns)
+            for fd in (turns, *(fd for lane in lanes for fd in (lane.results, lane.printed))):
+                os.close(fd)
+    return True
+
+
+def _is_asked(assignment: Assignment, item: pytest.Item) -> bool:
+    return not assignment.only or check_of(item) in assignment.only
+
+
+def _queue(length: int) -> int:
+    """A pipe with the numbers 0 to `length`; each of several processes reads the next one."""
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"".join(number.to_bytes(2) for number in range(length)))
+    os.close(write_end)
+    return read_end
+
+
+def _grade(
+    session: pytest.Session,
+    assignment: Assignment,
+    lane: Lane,
+    items: list[pytest.Item],
+    turns: int,
+) -> NoReturn:
+    """In a process of its own, which ends here: the tests that nobody else has taken yet."""
+    judge = session.config.stash[JUDGE]
+    code = 1
+    try:
+        os.setsid()  # so that it can be ended with all that it has started
+        if sys.platform == "linux":
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for fd in (1, 2):
+            os.dup2(lane.printed, fd)
+        judge.take(assignment, lane)
+        judge.tell({"process": os.getpid()})
+        judge.tell({"collected": Counter(check_of(item) for item in items)})
+        while not session.shouldstop and (turn := os.read(turns, 2)):
+            item = items[int.from_bytes(turn)]
+            another = next((each for each in items if each is not item), None)
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=another)
+        session._setupstate.teardown_exact(None)  # pytest itself learns late which test is the last
+        judge.tell({"finished": True})
+        judge.close()
+        code = 0
+    except BaseException:  # noqa: BLE001 - pytest is not to go on in this process, whatever came
+        traceback.print_exc()
+    finally:
+        os._exit(code)
