@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from advanced.app.config import Settings, signing_key
+from advanced.app.config import Settings
+from advanced.app.signing_key import signing_key
 from shared.errors import ConfigurationError
 from shared.web.lifecycle import sentence
 from tests.serving import ROOT
@@ -233,7 +234,8 @@ def test_the_file_comes_after_the_environment(tmp_path: Path) -> None:
 
 KEY = """
 import os, time
-from advanced.app.config import Settings, signing_key
+from advanced.app.config import Settings
+from advanced.app.signing_key import signing_key
 settings = Settings()
 time.sleep(max(0, float(os.environ["AT"]) - time.time()))
 print(signing_key(settings).get_secret_value())
@@ -291,7 +293,8 @@ def test_a_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
 
 TRACE = """
 import json
-from advanced.app.config import Settings, apply_tracing
+from advanced.app.config import Settings
+from advanced.app.tracing import apply_tracing
 apply_tracing(Settings())
 from langchain_core.runnables import RunnableLambda
 from langsmith import utils
