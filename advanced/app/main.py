@@ -25,6 +25,7 @@ from .config import Settings, get_settings
 from .dependencies import on_unauthenticated
 from .edge import RealClient, SecurityHeaders
 from .errors import Unauthenticated
+from .flights import Flights
 from .health import Dependencies
 from .login_failures import StoredLoginFailures
 from .logs import configure_logs
@@ -134,13 +135,14 @@ async def running(
                 "model": partial(reachable, llm),
             }
         )
-        answers = CacheService(redis, ttl=config.CACHE_TTL, enabled=config.CACHE_ENABLED)
-        stack.push_async_callback(answers.aclose)
+        cache = CacheService(redis, ttl=config.CACHE_TTL, enabled=config.CACHE_ENABLED)
+        flights = Flights(cache)
+        stack.push_async_callback(flights.aclose)
         service = ProductionAgentService(
             llm,
             conversations.checkpoints,
             conversations.of(""),
-            answers,
+            flights,
             timeout=config.REQUEST_TIMEOUT,
             turn_wait=config.TURN_WAIT,
             at_once=config.MAX_MODEL_CALLS,
