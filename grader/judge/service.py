@@ -78,7 +78,8 @@ class Service:
 
         `forward` gives it more servers: `{"REDIS_URL": ("redis://127.0.0.1:{port}/0", address)}`,
         where the address is a Unix socket's path, or a host and port. `data` is a folder that it
-        may write to, told as DATA_DIR, and finds again when it is served a second time.
+        may write to, and finds again when it is served a second time; it is told where as DATA_DIR,
+        and wherever a setting says `{data}`.
         Raises Crashed when it does not start, or ends by itself before the block does.
         """
         async with AsyncExitStack() as stack:
@@ -130,6 +131,8 @@ class Service:
         }
         environment = {"OPENAI_API_KEY": key, **serve.environment}
         environment |= {name: str(value) for name, value in settings.items()}
+        if data is not None:
+            data.chmod(0o777)  # it may be served as somebody else
         order = Order(
             tier=self.place.tier,
             workspace=str(self.place.workspace),
