@@ -94,10 +94,10 @@ class Service:
             if run.ended and not client.was_told_to_end:
                 raise Crashed(run.ended)
 
-    async def refuses(self, **settings: object) -> str:
+    async def refuses(self, *, data: Path | None = None, **settings: object) -> str:
         """Start it with settings that it has to refuse; what it printed. AssertionError if not."""
         with ExitStack() as stack:
-            run = await asyncio.to_thread(self._open, {}, None, settings, stack)
+            run = await asyncio.to_thread(self._open, {}, data, settings, stack)
             ready = await asyncio.to_thread(run.wait_until_ready, self._start_seconds)
             assert not ready, "the service starts with a setting that it should refuse"
             assert run.ended, "the service neither starts nor refuses to"

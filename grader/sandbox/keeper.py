@@ -254,6 +254,8 @@ def _become(order: Order, listener: socket.socket, ready: int, output: int, uid:
         code = inside.run(order, listener, ready, output, uid)
     except SystemExit as exc:
         code = exc.code if isinstance(exc.code, int) else 1
+        if isinstance(exc.code, str):  # as Python does at its end, which this process never sees
+            print(exc.code, file=sys.stderr)
     except BaseException:  # noqa: BLE001 - it is on its way out, and says why
         traceback.print_exc()
     finally:

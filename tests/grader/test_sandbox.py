@@ -228,6 +228,18 @@ def test_a_dead_submission_takes_no_connection(warm: WarmParent, workspace: Path
         run.stop()
 
 
+def test_a_submission_s_last_words_are_heard(warm: WarmParent, workspace: Path) -> None:
+    """What it leaves with `sys.exit` is printed, as Python does."""
+    (workspace / "app.py").write_text("raise SystemExit('SECRET_KEY is missing.')")
+    run = served(warm, workspace, 3)
+    try:
+        assert not run.wait_until_ready(20)
+        assert run.wait_until_ended(20) == Ended(1)
+        assert run.output.text == "SECRET_KEY is missing.\n"
+    finally:
+        run.stop()
+
+
 def test_the_parent_is_warm_and_alone(warm: WarmParent) -> None:
     """One thread, an environment without secrets, and nothing of the course or an exercise."""
     process = psutil.Process(warm.pid)
