@@ -79,7 +79,10 @@ def with_facts(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 class Frames:
-    """An exception as a list: its type, and where it was raised; never the values of variables."""
+    """An exception as a list: its type, and where it was raised; never the values of variables.
+
+    What it says is told in debug mode, and of what nobody has written yet: that quotes nobody.
+    """
 
     def __init__(self, debug: bool) -> None:
         self._debug = debug
@@ -91,4 +94,5 @@ class Frames:
     def _told(self, raised: Mapping[str, Any]) -> dict[str, Any]:
         frames = [f"{f['filename']}:{f['lineno']} {f['name']}" for f in raised["frames"]]
         told = {"type": raised["exc_type"], "frames": frames}
-        return {**told, "says": raised["exc_value"]} if self._debug else told
+        quotes_nobody = raised["exc_type"] == NotImplementedError.__name__
+        return {**told, "says": raised["exc_value"]} if self._debug or quotes_nobody else told

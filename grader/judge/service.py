@@ -17,7 +17,9 @@ from grader.sandbox.order import Forward, Limits, Order
 from grader.workspace import app_name
 from shared.offline_model import OfflineModel
 
-TODO = re.compile(r"NotImplementedError: (TODO[^\n]*)")
+TODO = re.compile(r'(?:NotImplementedError: |"says": ")(TODO[^\n"]*)')
+"""In a traceback, or in the advanced app's log."""
+
 MEGABYTE = 1024 * 1024
 LAST_WORDS_SECONDS = 1.0
 
