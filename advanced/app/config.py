@@ -103,6 +103,7 @@ class Settings(BaseSettings):
     REDIS_DB: int = Field(default=0, ge=0, le=1_000_000)
     REDIS_PASSWORD: SecretStr | None = None
     REDIS_ENABLED: bool = True
+    REDIS_TIMEOUT: float = Field(default=0.15, gt=0, le=60)
 
     ALGORITHM: Literal["HS256", "HS384", "HS512"] = "HS256"
     SECRET_KEY: SecretStr | None = Field(default=None, validate_default=True)
