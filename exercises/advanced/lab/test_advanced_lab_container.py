@@ -18,8 +18,12 @@ class Instruction:
 
     @property
     def words(self) -> list[str]:
-        """Its arguments, options left out."""
-        return [word for word in self.text.split() if not word.startswith("--")]
+        """Its arguments, options left out; a list in JSON is one way to write them."""
+        plain = re.sub(r"^(--\S+\s+)+", "", self.text)
+        try:
+            return [str(word) for word in json.loads(plain)]
+        except (ValueError, TypeError):
+            return plain.split()
 
 
 @dataclass(frozen=True)
@@ -41,24 +45,35 @@ def stages_of(submitted: Path) -> list[Stage]:
     if todo is not None:
         raise AssertionError(f"the Dockerfile is not finished: {todo[1]}")
     without_comments = re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE)
+    before: list[Instruction] = []
     stages: list[Stage] = []
     for line in re.sub(r"\\\s*\n", " ", without_comments).splitlines():
         name, _, rest = line.strip().partition(" ")
-        if name.upper() == "FROM":
-            base, *alias = [word for word in rest.split() if not word.startswith("--")]
+        instruction = Instruction(name.upper(), rest.strip())
+        if instruction.name == "FROM":
+            base, *alias = instruction.words
+            base = filled_in(base, before)
             stages.append(Stage(base, alias[1] if len(alias) > 1 else str(len(stages)), []))
-        elif name and stages:
-            stages[-1].instructions.append(Instruction(name.upper(), rest.strip()))
-    assert stages, "the Dockerfile should begin with FROM"
+        elif name:
+            (stages[-1].instructions if stages else before).append(instruction)
+    assert stages, "the Dockerfile should have a FROM"
     return stages
+
+
+def filled_in(text: str, arguments: list[Instruction]) -> str:
+    """With what the ARGs before the first FROM say."""
+    for argument in arguments:
+        name, _, value = argument.text.partition("=")
+        text = text.replace(f"${{{name}}}", value).replace(f"${name}", value)
+    return text
 
 
 def lineage(stages: list[Stage]) -> list[Stage]:
     """The stages that the image is made of, the last one last."""
-    by_name = {stage.name: stage for stage in stages}
     made_of = [stages[-1]]
-    while made_of[0].base in by_name:
-        made_of.insert(0, by_name[made_of[0].base])
+    for earlier in reversed(stages[:-1]):
+        if earlier.name == made_of[0].base:
+            made_of.insert(0, earlier)
     return made_of
 
 
@@ -76,6 +91,8 @@ def variables(stages: list[Stage], *kinds: str) -> dict[str, str]:
 
 PINNED = re.compile(r"[\w./-]+(:v?\d+\.\d+[\w.-]*)?(@sha256:[0-9a-f]{64})?")
 SECRET = re.compile("KEY|TOKEN|PASSWORD|SECRET(?!S_DIR)")
+OWNED = re.compile(r"\bchown\b|\binstall\b.* (-o|--owner)|\b(useradd|adduser)\b")
+"""The ways in which a folder gets to belong to somebody."""
 
 
 @check("container_holds")
@@ -102,13 +119,11 @@ def test_image_is_safe(submitted: Path) -> None:
             assert plain, "what is served should be copied, and nothing else that lies around"
             assert ".env" not in source, "a file with secrets should not get into the image"
             assert (COURSE / plain).exists(), "what is copied should be there"
-    installs = [
-        each.text for stage in stages for each in stage.all("RUN") if " install " in each.text
-    ]
     assert any("requirements/advanced.txt" in each.text for each in brought), (
         "what is installed should be what requirements/advanced.txt locks"
     )
-    assert any("--require-hashes" in each for each in installs), (
+    ran = [each.text for stage in stages for each in stage.all("RUN")]
+    assert any("--require-hashes" in each for each in ran), (
         "what is installed should be compared with the hashes of the lock"
     )
     users = [each.text.split(":")[0] for stage in lineage(stages) for each in stage.all("USER")]
@@ -146,7 +161,7 @@ def test_image_runs(submitted: Path) -> None:
     state = settings.get("STATE_DIR", "")
     assert state.startswith("/"), "STATE_DIR should name a folder of the image"
     given = [each.text for each in instructions if each.name == "RUN" and state in each.text]
-    assert any(re.search(r"\bchown\b|\binstall\b.* (-o|--owner)", each) for each in given), (
+    assert any(OWNED.search(each) for each in given), (
         "the folder STATE_DIR should belong to the user who runs the service"
     )
     checks = [each.text for each in instructions if each.name == "HEALTHCHECK"]
