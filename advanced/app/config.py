@@ -19,6 +19,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 import shared
@@ -214,9 +215,10 @@ def read_settings() -> Settings:
         return Settings()
     except UnicodeDecodeError as exc:
         raise ConfigurationError(
-            f"{ROOT / '.env'}, or a file in SECRETS_DIR, is not UTF-8: save it as UTF-8 in your "
-            "editor, and start again."
+            f"{ROOT / '.env'} is not UTF-8: save it as UTF-8 in your editor, and start again."
         ) from exc
+    except SettingsError as exc:  # it names the file, and quotes nothing of it
+        raise ConfigurationError(f"SECRETS_DIR: no UTF-8 text could be read: {exc}.") from exc
 
 
 @cache
