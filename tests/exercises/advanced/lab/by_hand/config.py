@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 import shared
 from advanced.app.weak_keys import KEY_BYTES, is_example
@@ -158,9 +158,10 @@ def read_settings() -> Settings:
         return Settings(_secrets_dir=folder) if folder.is_dir() else Settings()
     except UnicodeDecodeError as exc:
         raise ConfigurationError(
-            f"{ROOT / '.env'}, or a file in SECRETS_DIR, is not UTF-8: save it as UTF-8 in your "
-            "editor, and start again."
+            f"{ROOT / '.env'} is not UTF-8: save it as UTF-8 in your editor, and start again."
         ) from exc
+    except SettingsError as exc:  # it names the file, and quotes nothing of it
+        raise ConfigurationError(f"SECRETS_DIR: no UTF-8 text could be read: {exc}.") from exc
 
 
 @cache
