@@ -91,6 +91,7 @@ class Run:
         self._changed = threading.Condition()
         self._ready = False
         self._stopping = False
+        self._signalled = False
         self._replies: queue.Queue[dict[str, Any]] = queue.Queue()
         self._asking = threading.Lock()
         self._read_end, write_end = os.pipe()
@@ -133,13 +134,14 @@ class Run:
             return socket.socket(fileno=self._line.take_fd())
 
     def signal(self, number: int) -> None:
-        """Send it a signal; without effect when it has ended."""
+        """Send it a signal; without effect when it has ended. If it ends now, it was told to."""
+        self._signalled = self._signalled or self.ended is None
         with contextlib.suppress(OSError):
             self._line.send({"do": "signal", "number": int(number)})
 
     @property
     def ended_by_itself(self) -> bool:
-        return self.ended is not None and not self._stopping
+        return self.ended is not None and not (self._stopping or self._signalled)
 
     def stop(self) -> None:
         """End it, and return when nothing of it is left."""

@@ -39,6 +39,15 @@ PRELOADED = (
     "openai.resources.chat.completions.completions",
     "openai.resources.chat.chat",
     "httpcore2",
+    # of the advanced track
+    "bcrypt",
+    "jwt",
+    "langgraph.checkpoint.postgres.aio",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.sdk.trace",
+    "psycopg_pool",
+    "redis.asyncio",
+    "structlog",
 )
 
 
