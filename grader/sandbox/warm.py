@@ -39,6 +39,7 @@ PRELOADED = (
     "openai.resources.chat.completions.completions",
     "openai.resources.chat.chat",
     "httpcore2",
+    "redis.asyncio",
 )
 
 
