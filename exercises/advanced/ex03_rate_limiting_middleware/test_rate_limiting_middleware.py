@@ -213,15 +213,15 @@ async def test_retry_after(limited: Limited) -> None:
 @check("refills_evenly")
 async def test_refills_evenly(limited: Limited) -> None:
     """Tokens come back one by one, and knocking in vain does not keep them away."""
-    burst, per_second = 4, 2.0
+    burst, per_second = 3, 2.0
     async with limited(burst=burst, per_second=per_second) as client:
         begun = time.monotonic()
         first = await statuses(client, burst)
         spent = time.monotonic()
-        knocked = await statuses(client, 4)
+        knocked = await statuses(client, 2)
         with only_until(begun + 0.9 / per_second):
             assert first == [PASSED] * burst, "the bucket's tokens should be let through"
-            assert knocked == [REFUSED] * 4, "after them, requests should be refused"
+            assert knocked == [REFUSED] * 2, "after them, requests should be refused"
         await asyncio.sleep(spent + 1.1 / per_second - time.monotonic())
         later = await statuses(client, burst + 1)
         came_back = (time.monotonic() - begun) * per_second
@@ -425,8 +425,9 @@ def handshake(client: Client) -> bytes:
 
 
 async def everything_printed(client: Client) -> None:
+    """What it says last of all comes after everything else."""
     for _ in range(500):
-        if client.ended:
+        if "Finished server process" in client.output:
             break
         await asyncio.sleep(0.01)
 
@@ -471,13 +472,16 @@ async def test_fails_open(limited: Limited, redis: Redis) -> None:
 async def test_hanging_redis(limited: Limited, redis: Redis) -> None:
     """A Redis that says nothing costs one short wait, and then nobody waits for it."""
     async with limited(burst=1, RATE_LIMIT_TIMEOUT=0.25, RATE_LIMIT_PAUSE=60) as client:
-        assert await statuses(client, 2) == [PASSED, REFUSED], "with Redis, one token is one token"
+        begun = time.monotonic()
+        counted = await statuses(client, 2)
+        with only_until(begun + 0.25):
+            assert counted == [PASSED, REFUSED], "with Redis, one token is one token"
         redis.freeze()
-        first = await within(1.25, statuses(client, 1))
+        first = await within(1.5, statuses(client, 1))
         assert first == [PASSED], (
             "when Redis hangs, a request should get through after RATE_LIMIT_TIMEOUT"
         )
-        others = await within(2.5, statuses(client, 20))
+        others = await within(4, statuses(client, 20))
         assert others == [PASSED] * 20, (
             "once Redis hangs, nobody should wait for it until RATE_LIMIT_PAUSE is over"
         )
@@ -503,10 +507,11 @@ async def test_limits_again(limited: Limited, redis: Redis) -> None:
         without = await statuses(client, 3)
         assert without == [PASSED] * 3, "the service should start and answer without Redis"
         redis.start()
-        deadline = time.monotonic() + 5
-        found = await statuses(client, 1)
-        while found == [PASSED] and time.monotonic() < deadline:
+        for _ in range(100):
             found = await statuses(client, 1)
+            if found != [PASSED]:
+                break
+            await asyncio.sleep(0.03)
     assert found == [REFUSED], (
         "soon after Redis is back, requests beyond the bucket's tokens should be refused again"
     )

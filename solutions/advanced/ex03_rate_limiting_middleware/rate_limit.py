@@ -89,7 +89,7 @@ class TokenBuckets:
         self.pause = pause
         self._script = redis.register_script(TAKE)
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._ask_again = 0.0
+        self._ask_again = -math.inf
 
     async def take(self, caller: str) -> Verdict:
         """Take a token out of the caller's bucket, if there is one. Raises RedisAway."""
@@ -157,7 +157,7 @@ class RateLimitMiddleware:
         user = await self.user_of(scope)
         if user is not None:
             return f"user:{user}"
-        peer, _ = scope["client"] or (None, 0)
+        peer = scope["client"][0] if scope["client"] else None  # a Unix socket has none
         forwarded = Headers(scope=scope).getlist("X-Forwarded-For")
         return f"address:{household(client_address(peer, forwarded, self.proxies))}"
 
