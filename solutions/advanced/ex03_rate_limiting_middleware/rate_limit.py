@@ -68,7 +68,10 @@ def connect(settings: Settings) -> Redis:
         port=settings.REDIS_PORT,
         db=settings.REDIS_DB,
         password=password.get_secret_value() if password else None,
-        retry=Retry(NoBackoff(), 0),  # by default it tries ten times
+        # By default it tries ten times, five seconds each. The only deadline is that of `take`:
+        # with a second one inside, Python 3.11 sometimes loses the first.
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=None,
     )
 
 

@@ -70,7 +70,10 @@ def connect(settings: Settings) -> Redis:
         port=settings.REDIS_PORT,
         db=settings.REDIS_DB,
         password=password.get_secret_value() if password else None,
-        retry=Retry(NoBackoff(), 0),  # by default it tries ten times
+        # By default it tries ten times, five seconds each. The only deadline is that of `take`:
+        # with a second one inside, Python 3.11 sometimes loses the first.
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=None,
     )
 
 
@@ -91,7 +94,7 @@ class TokenBuckets:
         self.pause = pause
         self._script = redis.register_script(TAKE)
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._ask_again = 0.0
+        self._ask_again = -math.inf
 
     async def take(self, caller: str) -> Verdict:
         """Take a token out of the caller's bucket, if there is one. Raises RedisAway."""
@@ -157,6 +160,6 @@ class RateLimitMiddleware(BaseHTTPMiddleware):
         user = await self.user_of(scope)
         if user is not None:
             return f"user:{user}"
-        peer, _ = scope["client"] or (None, 0)
+        peer = scope["client"][0] if scope["client"] else None  # a Unix socket has none
         forwarded = Headers(scope=scope).getlist("X-Forwarded-For")
         return f"address:{household(client_address(peer, forwarded, self.proxies))}"

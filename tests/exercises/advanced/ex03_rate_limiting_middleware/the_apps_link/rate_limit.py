@@ -51,6 +51,7 @@ def connect(settings: Settings) -> Redis:
         db=settings.REDIS_DB,
         password=plain(settings.REDIS_PASSWORD),
         retry=None,  # type: ignore[arg-type]  # then there is none
+        socket_timeout=None,
         protocol=2,
     )
 

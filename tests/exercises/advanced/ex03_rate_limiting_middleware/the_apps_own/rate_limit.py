@@ -43,7 +43,10 @@ def connect(settings: Settings) -> Redis:
         port=settings.REDIS_PORT,
         db=settings.REDIS_DB,
         password=password.get_secret_value() if password else None,
-        retry=Retry(NoBackoff(), 0),  # by default it tries ten times
+        # By default it tries ten times, five seconds each. The only deadline is that of `take`:
+        # with a second one inside, Python 3.11 sometimes loses the first.
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=None,
     )
 
 
@@ -99,7 +102,7 @@ class RateLimitMiddleware:
         user = await self.user_of(scope)
         if user is not None:
             return f"user:{user}"
-        peer, _ = scope["client"] or (None, 0)
+        peer = scope["client"][0] if scope["client"] else None  # a Unix socket has none
         forwarded = Headers(scope=scope).getlist("X-Forwarded-For")
         return f"address:{household(client_address(peer, forwarded, self.proxies))}"
 

@@ -49,6 +49,7 @@ def connect(settings: Settings) -> Redis:
         port=settings.REDIS_PORT,
         db=settings.REDIS_DB,
         password=password.get_secret_value() if password else None,
+        socket_timeout=None,
     )
     return Redis.from_pool(pool)
 
