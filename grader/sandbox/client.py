@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from grader.catalogue import TRACKS
 from grader.sandbox.order import Line, Order
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -227,7 +228,8 @@ class Run:
 class WarmParent:
     """A process to fork submissions from. Leaving the block ends it, and all of them with it."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, tracks: Sequence[str] = TRACKS) -> None:
+        self._tracks = tracks
         self._own = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="grader-"))
         self.folder.chmod(0o711)  # a submission may be another user, who has to get to its files
@@ -244,6 +246,7 @@ class WarmParent:
                     *(sys.executable, "-P", "-s", "-m", "grader.sandbox.warm"),
                     str(listener.fileno()),
                     str(self.folder),  # so that a list of processes says whose they are
+                    *self._tracks,
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
