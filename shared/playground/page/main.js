@@ -1,0 +1,257 @@
+// The playground: asks the agent, shows what it does while it does it, and keeps hold of sessions.
+
+import { Account } from "./account.js";
+import { Api, Refusal } from "./api.js";
+import { Conversation } from "./conversation.js";
+import { eventsOf } from "./events.js";
+import { Graph } from "./graph.js";
+import { keep, kept } from "./kept.js";
+import { Numbers } from "./numbers.js";
+import { $, announce, count, seconds } from "./page.js";
+import { problemBox } from "./problem.js";
+import { ServicePanel } from "./service.js";
+import { Sessions } from "./sessions.js";
+import { Wire } from "./wire.js";
+
+const told = (name) => document.querySelector(`meta[name="${name}"]`).content;
+const api = new Api(new URL(".", document.baseURI), told("api"));
+const conversation = new Conversation();
+const graph = new Graph();
+const numbers = new Numbers();
+const service = new ServicePanel(api);
+const wire = new Wire();
+const sessions = new Sessions(api, { onOpen: open, onNew: startNew, onDeleted: deleted });
+const account = new Account(api, { onChange: userChanged });
+
+const CUT = new Refusal({
+  error: "The connection broke before the answer was whole.",
+  detail: "The service keeps nothing of a turn that did not end.",
+  code: "cut",
+});
+const STOPPED = "Stopped. The service keeps nothing of a turn that did not end.";
+const NOT_WHOLE = {
+  max_iterations: "The allowance of model calls was used up.",
+  max_length: "The answer was cut at its greatest length.",
+  content_filter: "The model’s provider cut the answer.",
+};
+
+let sessionId = null;
+let asking = null; // an AbortController while an answer is under way
+let latest = 0; // the number of the last attempt to open a session
+
+// --- asking
+
+async function ask(question) {
+  const mine = new AbortController();
+  begin(mine);
+  const answer = conversation.ask(question.query);
+  const again = () => {
+    if (asking) return;
+    answer.remove();
+    $("query").focus();
+    ask(question);
+  };
+  try {
+    const last = await streamed(question, answer, mine.signal);
+    if (mine === asking) finished(question, answer, last);
+  } catch (error) {
+    if (mine === asking) failed(answer, error, again);
+  } finally {
+    if (mine === asking) end();
+  }
+}
+
+function begin(controller) {
+  asking = controller;
+  $("ask").setAttribute("aria-disabled", "true");
+  $("stop").disabled = false;
+  $("status").textContent = "Asking.";
+  graph.start();
+  numbers.start();
+}
+
+/** Follow the stream to its last event. Raises a Refusal if there is none, or if it is one. */
+async function streamed(question, answer, signal) {
+  wire.start(api.url("query/stream"), question, api.token !== null);
+  const response = await api.stream(question, signal);
+  wire.head(response);
+  try {
+    for await (const { raw, data } of eventsOf(response.body)) {
+      signal.throwIfAborted();
+      wire.event(raw);
+      if (data === null) continue;
+      const event = JSON.parse(data);
+      const news = graph.follow(event);
+      if (news) $("status").textContent = news;
+      if (event.chunk) {
+        numbers.piece();
+        answer.append(event.chunk);
+      }
+      if (event.done) return settled(event.metadata);
+    }
+  } catch (error) {
+    if (error instanceof Refusal || error.name === "AbortError") throw error;
+  }
+  throw CUT;
+}
+
+function settled(metadata) {
+  numbers.end(metadata);
+  if (metadata.error) throw new Refusal(metadata.error, metadata.retry_after);
+  return metadata;
+}
+
+function finished(question, answer, { session_id, cached, stopped, iterations, ...rest }) {
+  graph.end(true);
+  const notes = [];
+  if (cached) notes.push("From the cache: no model call was needed.");
+  if (stopped) notes.push(NOT_WHOLE[stopped] ?? `Stopped: ${stopped}.`);
+  answer.finish(notes.join(" "));
+  const cost = [cached ? "from the cache" : count(iterations, "model call")];
+  if (rest.tokens_used) cost.push(count(rest.tokens_used, "token"));
+  $("status").textContent = `Done: ${[...cost, seconds(rest.execution_time)].join(", ")}.`;
+  announce(`The agent says: ${answer.text}`);
+  sessions.used(session_id, question.query);
+  if (session_id !== sessionId) enter(session_id);
+  $("session-facts").textContent = "";
+}
+
+function failed(answer, error, again) {
+  graph.end(false);
+  if (error.status) graph.clear(); // a refusal, and no agent was at work
+  if (error.name === "AbortError") {
+    answer.finish(STOPPED);
+    $("status").textContent = "Stopped.";
+    return;
+  }
+  const refusal = error instanceof Refusal ? error : new Refusal({ error: String(error) });
+  wire.refused(refusal);
+  answer.fail(problemBox(refusal, again));
+  $("status").textContent = "";
+  if (refusal.code === "session_not_found" && sessionId) {
+    sessions.remove(sessionId);
+    enter(null);
+  }
+}
+
+function end() {
+  asking = null;
+  $("ask").removeAttribute("aria-disabled");
+  const focused = document.activeElement === $("stop");
+  $("stop").disabled = true;
+  if (focused) $("query").focus();
+  service.check();
+}
+
+function stop() {
+  asking?.abort();
+}
+
+// --- sessions
+
+/** From now on questions go to this session; null starts one. */
+function enter(id) {
+  sessionId = id;
+  keep("session", id);
+  sessions.mark(id);
+  $("talk-heading").textContent = id ? `Session ${id}` : "New session";
+  $("session-facts").textContent = "";
+}
+
+async function open(id, { quietly = false } = {}) {
+  leave();
+  const mine = ++latest;
+  try {
+    const path = `session/${encodeURIComponent(id)}?include=messages`;
+    const session = await api.json(path);
+    if (mine !== latest || asking) return;
+    enter(id);
+    conversation.show(session.messages);
+    const used = new Date(session.last_activity).toLocaleString();
+    $("session-facts").textContent = `${count(session.message_count, "message")}, last used ${used}`;
+    if (session.messages.length) sessions.questions.set(id, session.messages[0].content);
+    if (quietly) return;
+    $("query").focus();
+    announce(`Session opened, with ${count(session.message_count, "message")}.`);
+  } catch (refusal) {
+    if (mine !== latest) return;
+    if (refusal.code === "session_not_found") sessions.remove(id);
+    if (quietly) enter(null);
+    else $("session-problem").replaceChildren(problemBox(refusal));
+  }
+}
+
+function startNew() {
+  leave();
+  enter(null);
+  conversation.clear();
+  $("query").focus();
+}
+
+function deleted(id) {
+  if (id !== sessionId) return;
+  leave();
+  enter(null);
+  conversation.clear();
+}
+
+/** Stop what is under way for the session that is open, and forget what it said. */
+function leave() {
+  latest += 1;
+  asking?.abort();
+  if (asking) end();
+  $("status").textContent = "";
+  $("session-problem").replaceChildren();
+}
+
+// --- users
+
+let lastUser = null;
+
+function userChanged(user) {
+  if (user === null || (lastUser !== null && user !== lastUser)) {
+    leave();
+    enter(null);
+    conversation.clear();
+    sessions.forget();
+    graph.clear();
+  }
+  lastUser = user;
+  if (user !== null) sessions.load();
+}
+
+// --- the page
+
+$("ask-form").addEventListener("submit", (submit) => {
+  submit.preventDefault();
+  const query = $("query").value.trim();
+  if (asking || !query) return;
+  const question = { query, max_iterations: Number($("iterations").value) };
+  if (sessionId) question.session_id = sessionId;
+  $("query").value = "";
+  ask(question);
+});
+
+$("query").addEventListener("keydown", (key) => {
+  if (key.key !== "Enter" || key.shiftKey || key.isComposing) return;
+  key.preventDefault();
+  $("ask-form").requestSubmit();
+});
+
+document.addEventListener("keydown", (key) => {
+  if (key.key === "Escape" && !$("delete-dialog").open) stop();
+});
+
+$("stop").addEventListener("click", stop);
+
+const wide = matchMedia("(min-width: 75rem)");
+for (const panel of document.querySelectorAll("#left details")) panel.open = wide.matches;
+
+service.check();
+if (told("login") === "yes" && !account.resume()) {
+  account.ask();
+} else {
+  lastUser = account.user;
+  await sessions.load();
+  if (kept("session")) open(kept("session"), { quietly: true });
+}
