@@ -5,7 +5,7 @@ import { keep, kept } from "./kept.js";
 import { problemBox } from "./problem.js";
 
 export class Account {
-  /** `onChange(user)`: somebody is in; null: nobody, and what was on the page is not for the next. */
+  /** `onChange(user)`: somebody has logged in, or with null, out. */
   constructor(api, { onChange }) {
     this.api = api;
     this.onChange = onChange;
@@ -60,8 +60,8 @@ export class Account {
       // the token is given up here either way
     }
     this.#leave();
+    keep("farewell", "You have logged out.");
     this.onChange(null);
-    this.ask("You have logged out.");
   }
 
   #enter(user, token) {

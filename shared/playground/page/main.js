@@ -208,16 +208,15 @@ function leave() {
 
 let lastUser = null;
 
+/** Somebody is in, or nobody any more. What one user saw is not for the next. */
 function userChanged(user) {
   if (user === null || (lastUser !== null && user !== lastUser)) {
-    leave();
-    enter(null);
-    conversation.clear();
-    sessions.forget();
-    graph.clear();
+    keep("session", null);
+    location.reload(); // the surest way to forget it all
+    return;
   }
   lastUser = user;
-  if (user !== null) sessions.load();
+  sessions.load();
 }
 
 // --- the page
@@ -249,7 +248,8 @@ for (const panel of document.querySelectorAll("#left details")) panel.open = wid
 
 service.check();
 if (told("login") === "yes" && !account.resume()) {
-  account.ask();
+  account.ask(kept("farewell") ?? "");
+  keep("farewell", null);
 } else {
   lastUser = account.user;
   await sessions.load();

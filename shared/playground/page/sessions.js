@@ -11,19 +11,13 @@ export class Sessions {
     this.api = api;
     this.onOpen = onOpen;
     this.onDeleted = onDeleted;
-    this.questions = new Map(); // by id: a first question says more than a number does
-    this.forget();
-    $("new-session").addEventListener("click", onNew);
-    $("refresh-sessions").addEventListener("click", () => this.load());
-    $("more-sessions").addEventListener("click", () => this.load(this.cursor));
-  }
-
-  forget() {
     this.ids = [];
     this.total = 0;
     this.cursor = null;
-    this.questions.clear();
-    this.#draw();
+    this.questions = new Map(); // by id: a first question says more than a number does
+    $("new-session").addEventListener("click", onNew);
+    $("refresh-sessions").addEventListener("click", () => this.load());
+    $("more-sessions").addEventListener("click", () => this.load(this.cursor));
   }
 
   async load(cursor = null) {
