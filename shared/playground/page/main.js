@@ -3,7 +3,7 @@
 import { Account } from "./account.js";
 import { Api, Refusal } from "./api.js";
 import { Conversation } from "./conversation.js";
-import { eventsOf } from "./events.js";
+import { Broken, eventsOf } from "./events.js";
 import { Graph } from "./graph.js";
 import { keep, kept } from "./kept.js";
 import { Numbers } from "./numbers.js";
@@ -24,9 +24,14 @@ const sessions = new Sessions(api, { onOpen: open, onNew: startNew, onDeleted: d
 const account = new Account(api, { onChange: userChanged });
 
 const CUT = new Refusal({
-  error: "The connection broke before the answer was whole.",
-  detail: "The service keeps nothing of a turn that did not end.",
+  error: "The stream ended before the answer was whole.",
+  detail: "Its last event, the one with done: true, has not come.",
   code: "cut",
+});
+const NO_EVENT = new Refusal({
+  error: "The service sent something that is no event.",
+  detail: "See what came back, below On the wire.",
+  code: "no_event",
 });
 const STOPPED = "Stopped. The service keeps nothing of a turn that did not end.";
 const NOT_WHOLE = {
@@ -75,24 +80,31 @@ async function streamed(question, answer, signal) {
   wire.start(api.url("query/stream"), question, api.token !== null);
   const response = await api.stream(question, signal);
   wire.head(response);
-  try {
-    for await (const { raw, data } of eventsOf(response.body)) {
-      signal.throwIfAborted();
-      wire.event(raw);
-      if (data === null) continue;
-      const event = JSON.parse(data);
-      const news = graph.follow(event);
-      if (news) $("status").textContent = news;
-      if (event.chunk) {
-        numbers.piece();
-        answer.append(event.chunk);
-      }
-      if (event.done) return settled(event.metadata);
+  for await (const { raw, data } of eventsOf(response.body)) {
+    signal.throwIfAborted();
+    wire.event(raw);
+    if (data === null) continue;
+    const event = read(data);
+    const news = graph.follow(event);
+    if (news) $("status").textContent = news;
+    if (event.chunk) {
+      numbers.piece();
+      answer.append(event.chunk);
     }
-  } catch (error) {
-    if (error instanceof Refusal || error.name === "AbortError") throw error;
+    if (event.done) return settled(event.metadata ?? {});
   }
   throw CUT;
+}
+
+/** An event's data. Students build services that this page then talks to: it expects anything. */
+function read(data) {
+  try {
+    const event = JSON.parse(data);
+    if (typeof event?.chunk === "string") return event;
+  } catch {
+    // no JSON
+  }
+  throw NO_EVENT;
 }
 
 function settled(metadata) {
@@ -101,18 +113,22 @@ function settled(metadata) {
   return metadata;
 }
 
-function finished(question, answer, { session_id, cached, stopped, iterations, ...rest }) {
+function finished(question, answer, last) {
   graph.end(true);
   const notes = [];
-  if (cached) notes.push("From the cache: no model call was needed.");
-  if (stopped) notes.push(NOT_WHOLE[stopped] ?? `Stopped: ${stopped}.`);
+  if (last.cached) notes.push("From the cache: no model call was needed.");
+  if (last.stopped) notes.push(NOT_WHOLE[last.stopped] ?? `Stopped: ${last.stopped}.`);
   answer.finish(notes.join(" "));
-  const cost = [cached ? "from the cache" : count(iterations, "model call")];
-  if (rest.tokens_used) cost.push(count(rest.tokens_used, "token"));
-  $("status").textContent = `Done: ${[...cost, seconds(rest.execution_time)].join(", ")}.`;
+  const cost = [
+    last.cached ? "from the cache" : last.iterations && count(last.iterations, "model call"),
+    last.tokens_used && count(last.tokens_used, "token"),
+    last.execution_time && seconds(last.execution_time),
+  ];
+  $("status").textContent = ["Done", cost.filter(Boolean).join(", ")].filter(Boolean).join(": ");
   announce(`The agent says: ${answer.text}`);
-  sessions.used(session_id, question.query);
-  if (session_id !== sessionId) enter(session_id);
+  if (!last.session_id) return;
+  sessions.used(last.session_id, question.query);
+  if (last.session_id !== sessionId) enter(last.session_id);
   $("session-facts").textContent = "";
 }
 
@@ -124,7 +140,7 @@ function failed(answer, error, again) {
     $("status").textContent = "Stopped.";
     return;
   }
-  const refusal = error instanceof Refusal ? error : new Refusal({ error: String(error) });
+  const refusal = asRefusal(error);
   wire.refused(refusal);
   answer.fail(problemBox(refusal, again));
   $("status").textContent = "";
@@ -132,6 +148,13 @@ function failed(answer, error, again) {
     sessions.remove(sessionId);
     enter(null);
   }
+}
+
+function asRefusal(error) {
+  if (error instanceof Refusal) return error;
+  if (error instanceof Broken) return CUT;
+  console.error(error);
+  return new Refusal({ error: `This page failed: ${error.message}`, code: "page" });
 }
 
 function end() {

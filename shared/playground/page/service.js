@@ -15,7 +15,8 @@ export class ServicePanel {
       const { status, dependencies = {}, degraded = false } = await this.api.health();
       this.#show(degraded ? "degraded" : status, dependencies);
     } catch (refusal) {
-      this.#show(refusal.status ? "not ready" : "not reached", {}, refusal);
+      const words = { 503: "not ready", null: "not reached" };
+      this.#show(words[refusal.status] ?? "failing", {}, refusal);
     }
   }
 

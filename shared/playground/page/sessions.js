@@ -14,6 +14,7 @@ export class Sessions {
     this.ids = [];
     this.total = 0;
     this.cursor = null;
+    this.justUsed = new Set(); // since the list was last asked for
     this.questions = new Map(); // by id: a first question says more than a number does
     $("new-session").addEventListener("click", onNew);
     $("refresh-sessions").addEventListener("click", () => this.load());
@@ -22,12 +23,14 @@ export class Sessions {
 
   async load(cursor = null) {
     const place = $("session-problem");
+    if (!cursor) this.justUsed.clear();
     try {
       const query = new URLSearchParams({ limit: PAGE, ...(cursor && { cursor }) });
       const page = await this.api.json(`sessions?${query}`);
-      const before = cursor ? this.ids : [];
+      const before = cursor ? this.ids : [...this.justUsed].reverse();
+      const news = cursor ? [] : before.filter((id) => !page.sessions.includes(id));
       this.ids = [...before, ...page.sessions.filter((id) => !before.includes(id))];
-      this.total = page.count;
+      this.total = page.count + news.length;
       this.cursor = page.next_cursor;
       place.replaceChildren();
       this.#draw();
@@ -39,6 +42,8 @@ export class Sessions {
   /** A session was just used: it is the newest. No request, since each one counts. */
   used(id, question) {
     if (!this.ids.includes(id)) this.total += 1;
+    this.justUsed.delete(id);
+    this.justUsed.add(id);
     this.ids = [id, ...this.ids.filter((other) => other !== id)];
     if (!this.questions.has(id)) this.questions.set(id, question);
     this.#draw();
@@ -56,6 +61,7 @@ export class Sessions {
   remove(id) {
     if (this.ids.includes(id)) this.total -= 1;
     this.ids = this.ids.filter((other) => other !== id);
+    this.justUsed.delete(id);
     this.#draw();
   }
 
