@@ -15,7 +15,7 @@ from starlette.responses import Response
 from shared.errors import AgentError, ConfigurationError
 from shared.llm import reachable
 from shared.models import ServiceInfo
-from shared.playground import router as playground
+from shared.playground import playground
 from shared.web.edge import Middleware, add_edge
 from shared.web.errors import on_agent_error
 from shared.web.lifecycle import end_with_the_parent, ending_turns_at_shutdown, sentence
@@ -107,7 +107,7 @@ def create_app(
         app.include_router(metrics.router)
     app.include_router(auth.router, prefix=config.API_PREFIX)
     app.include_router(agent.router, prefix=config.API_PREFIX)
-    app.include_router(playground)
+    app.include_router(playground(config.API_PREFIX, login=True))
     for middleware in outermost:
         app.add_middleware(middleware)
     return app
