@@ -33,6 +33,7 @@ const NO_EVENT = new Refusal({
   detail: "See what came back, below On the wire.",
   code: "no_event",
 });
+const READ_ALOUD = 1500; // characters
 const STOPPED = "Stopped. The service keeps nothing of a turn that did not end.";
 const NOT_WHOLE = {
   max_iterations: "The allowance of model calls was used up.",
@@ -125,11 +126,18 @@ function finished(question, answer, last) {
     last.execution_time && seconds(last.execution_time),
   ];
   $("status").textContent = ["Done", cost.filter(Boolean).join(", ")].filter(Boolean).join(": ");
-  announce(`The agent says: ${answer.text}`);
+  announce(`The agent says: ${shortened(answer.text)}`);
   if (!last.session_id) return;
   sessions.used(last.session_id, question.query);
   if (last.session_id !== sessionId) enter(last.session_id);
   $("session-facts").textContent = "";
+}
+
+/** Nobody can skim what is read aloud. */
+function shortened(text) {
+  return text.length <= READ_ALOUD
+    ? text
+    : `${text.slice(0, READ_ALOUD)} … and more, in the conversation.`;
 }
 
 function failed(answer, error, again) {

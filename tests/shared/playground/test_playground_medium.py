@@ -375,6 +375,20 @@ def test_screen_readers_hear_sentences_and_not_tokens(here: Visit, model: Offlin
     assert live.count() == 0
 
 
+def test_long_answer_is_followed_to_its_end(here: Visit, model: OfflineModel) -> None:
+    """The end stays in view while it grows; of all that, the beginning is read aloud."""
+    model.respond(Scenario(huge=20_000))
+    assert len(here.answered("Tell me everything.")) > 19_000
+    page = here.page
+    below = "place => place.scrollHeight - place.scrollTop - place.clientHeight"
+    assert page.locator("#conversation").evaluate(below) < 5
+    assert len(page.locator("#announcement").inner_text()) < 2_000
+    model.respond(Scenario(pieces=["More. " * 100] * 2, hang_after=1))
+    here.ask("More?")
+    expect(page.locator("#messages .assistant .words").last).to_contain_text("More.")
+    assert page.locator("#conversation").evaluate(below) < 5
+
+
 def test_moves_nothing_for_those_who_asked_for_that(
     visit: Visitor, url: str, model: OfflineModel
 ) -> None:
