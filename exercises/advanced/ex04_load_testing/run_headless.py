@@ -14,10 +14,9 @@ if "ssl" in sys.modules:  # too late for gevent to change how it waits: begin ag
     os.execv(sys.executable, command)  # noqa: S606 - itself
 
 import gevent
-from locust import events, main
+from locust import events, main, stats
 from locust.env import Environment
 from locust.runners import Runner
-from locust.stats import StatsEntry
 
 
 def no_monitor(runner: Runner) -> None:
@@ -25,12 +24,12 @@ def no_monitor(runner: Runner) -> None:
     gevent.sleep(24 * 3600)
 
 
-def figures(entry: StatsEntry) -> dict[str, object]:
+def figures(entry: stats.StatsEntry) -> dict[str, object]:
     return {
         "entry": entry.name,
         "count": entry.num_requests,
-        "failures": entry.num_failures,
-        "fastest": entry.min_response_time,
+        "failed": entry.num_failures,
+        "fastest": round(entry.min_response_time or 0),
         "median": entry.median_response_time,
     }
 
@@ -42,8 +41,10 @@ def end_on_signal(environment: Environment, runner: Runner, **_: object) -> None
     @events.quit.add_listener
     def print_figures(**_: object) -> None:
         for entry in environment.stats.entries.values():
-            print(json.dumps(figures(entry)), flush=True)
+            print(json.dumps(figures(entry), separators=(",", ":")), flush=True)
 
 
+stats.STATS_NAME_WIDTH = 16  # so that the tables fit into a report
+stats.PERCENTILES_TO_REPORT = [0.5, 0.95, 1.0]
 Runner.monitor_cpu_and_memory = no_monitor  # type: ignore[assignment, method-assign]
 main.main()

@@ -76,6 +76,9 @@ class Fault(StrEnum):
 class Conduct:
     """How the stand-in behaves. Times are in seconds."""
 
+    what: str
+    """In words, such as "a service that is late"."""
+
     first: float = 0.0
     """Until a stream's first words."""
 
@@ -95,7 +98,7 @@ class Conduct:
     """Of the first logins, one each."""
 
     every: Mapping[Kind, int] = field(default_factory=dict)
-    """Each so-manieth turn of a kind has a fault."""
+    """Of how many turns of a kind the last has a fault."""
 
     faults: Mapping[Kind, Sequence[Fault]] = field(default_factory=dict)
     """Which: these, one after the other."""
@@ -196,6 +199,8 @@ class StandIn:
         try:
             if (request.method, request.path) == ("POST", f"{API}/auth/login"):
                 await self._log_in(request, reader, writer)
+            elif request.path == f"{API}/auth/logout" or request.method == "DELETE":
+                await respond(writer, 200, json.dumps({"message": "That is over."}))
             else:
                 await self._take_turn(request, reader, writer)
         except Refused as exc:

@@ -115,7 +115,7 @@ class AgentUser(HttpUser):
         """The text of a stream, and what its last event says besides."""
         response.raise_for_status()
         text = ""
-        last: dict[str, Any] = {"done": False}
+        last: dict[str, Any] = {}
         for line in response.iter_lines():
             _expect(self._elapsed_ms() < 1000 * settings.turn_timeout, "it does not end")
             if not line.startswith(b"data: "):
@@ -145,7 +145,6 @@ class AgentUser(HttpUser):
         ) as response:
             try:
                 yield response
-                response.success()
             except (BadAnswer, RequestException, LookupError, TypeError, ValueError) as exc:
                 response.failure(f"{type(exc).__name__}: {exc}")
             response.request_meta["response_time"] = self._elapsed_ms()
