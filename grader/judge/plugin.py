@@ -292,7 +292,7 @@ def verdict_of(
         return Verdict.OVER_LIMIT
     if isinstance(exc, TimedOut | NeverReady):
         return Verdict.TIMED_OUT
-    if isinstance(exc, Crashed) or (service and any(run.ended_by_itself for run in service.runs)):
+    if isinstance(exc, Crashed) or (service and service.crashed):
         return Verdict.CRASHED
     if not while_testing or _is_ours(exc):
         return Verdict.COULD_NOT_TELL
