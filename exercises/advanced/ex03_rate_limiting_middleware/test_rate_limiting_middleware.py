@@ -16,9 +16,15 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from pathlib import Path
 from random import Random
+from socket import socket
 
 import httpx
 import jwt
@@ -268,13 +274,37 @@ def names(redis: Redis) -> list[str]:
 
 
 @check("at_once")
-async def test_at_once(limited: Limited) -> None:
+async def test_at_once(limited: Limited, redis: Redis) -> None:
     """Of 200 requests at once, exactly as many get through as there are tokens."""
-    async with limited(burst=20) as client:
-        through = passed(await at_once(client, times=200))
+    async with limited(burst=20, RATE_LIMIT_TIMEOUT=60) as client:
+        redis.freeze()  # until all of them wait for it
+        with ExitStack() as connections:
+            sent = await asyncio.to_thread(send, client, 200, connections)
+            assert (await client.get("/health/live")).status_code == 200, (
+                "a health check should not wait for Redis"
+            )
+            redis.thaw()
+            found = await asyncio.to_thread(lambda: [status_on(each) for each in sent])
         left = await statuses(client, 1)
-    assert through == 20, "of 200 requests at once, exactly the bucket's tokens should get through"
+    assert set(found) == {PASSED, REFUSED}, (
+        "each of 200 requests at once should reach the app or be refused with 429"
+    )
+    assert found.count(PASSED) == 20, (
+        "of 200 requests at once, exactly as many as there are tokens should get through"
+    )
     assert left == [REFUSED], "after them, the bucket should be empty"
+
+
+def send(client: Client, times: int, open_: ExitStack) -> list[socket]:
+    """A request on each of so many connections, which `open_` closes; nobody listens yet."""
+    connections = [open_.enter_context(client.connect()) for _ in range(times)]
+    for connection in connections:
+        connection.sendall(request_bytes(method="GET", path=CHEAP))
+    return connections
+
+
+def status_on(connection: socket) -> int:
+    return int(connection.recv(12)[9:] or 0)
 
 
 @check("replicas")
@@ -388,7 +418,7 @@ async def test_untouched(limited: Limited, model: OfflineModel, key: str) -> Non
             "a stream should spend a token, and without one be refused before it begins"
         )
         assert model.call_count == 2, "a refused request should not reach the model"
-        assert await asyncio.to_thread(handshake, client) == b"101", (
+        assert await asyncio.to_thread(handshake, client) == 101, (
             "a WebSocket is no request: it should be opened as if nobody counted"
         )
         client.signal(signal.SIGTERM)
@@ -411,7 +441,7 @@ async def first_words(client: Client) -> bytes:
         return b""
 
 
-def handshake(client: Client) -> bytes:
+def handshake(client: Client) -> int:
     """The status with which a WebSocket is answered."""
     wanted = {
         "Connection": "Upgrade",
@@ -421,7 +451,7 @@ def handshake(client: Client) -> bytes:
     }
     with client.connect() as connection:
         connection.sendall(request_bytes(method="GET", path="/live", headers=wanted))
-        return connection.recv(12)[9:]
+        return status_on(connection)
 
 
 async def everything_printed(client: Client) -> None:
