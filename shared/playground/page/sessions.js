@@ -113,14 +113,18 @@ export class Sessions {
   }
 }
 
+let settle = () => {}; // the question before, should it still be open
+
 function confirmed(id) {
   const dialog = $("delete-dialog");
+  settle(false);
   $("delete-id").textContent = id;
   dialog.returnValue = "cancel";
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "delete"), {
-      once: true,
-    });
+    settle = resolve;
+    dialog.onclose = () => {
+      if (!dialog.open) resolve(dialog.returnValue === "delete"); // it may tell late, and be open anew
+    };
   });
 }

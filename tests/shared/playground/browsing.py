@@ -1,6 +1,9 @@
 """A real browser for tests: Chromium, with a network that ends at the services under test."""
 
+import shlex
 import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +36,22 @@ def opened_browser() -> Iterator[Browser]:
     path = chromium()
     if path is None:
         pytest.skip("no Chromium or Chrome is here; on Debian: apt-get install chromium")
-    with sync_playwright() as playwright:
+    with sync_playwright() as playwright, undisturbed(path) as command:
         # Inside of containers its sandbox cannot be had; all it opens here is our own pages.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=command, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@contextmanager
+def undisturbed(path: str) -> Iterator[Path]:
+    """A command that is the browser, deaf to what other programs do to this computer's network."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = Path(folder, "chromium")
+        words = [sys.executable, "-I", str(Path(__file__).with_name("undisturbed.py")), path]
+        command.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        command.chmod(0o755)
+        yield command
 
 
 class Visit:
