@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS turns (            -- who holds a session, and who wa
     session text NOT NULL REFERENCES sessions ON DELETE CASCADE,
     until timestamptz NOT NULL                -- when its lease ends
 );
-CREATE INDEX IF NOT EXISTS turns_of_session ON turns (session, number);
+CREATE INDEX IF NOT EXISTS turns_of_session ON turns (session, number)
 """
 
 Connection = AsyncConnection[Any]
@@ -128,7 +128,8 @@ class Database:
                 break
             await asyncio.sleep(LOOK_AGAIN)
         try:
-            await connection.execute(TABLES)
+            for statement in TABLES.split(";"):  # all in one would lock all tables together
+                await connection.execute(statement)
             await AsyncPostgresSaver(connection).setup()
         finally:
             await connection.execute("SELECT pg_advisory_unlock(hashtext('sessions'))")
