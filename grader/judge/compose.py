@@ -411,7 +411,7 @@ def granted(kind: str, said: Any) -> Mount:
 
 def published(said: Any) -> Port:
     if isinstance(said, Mapping):
-        parts = (said.get("host_ip", ""), said.get("published", ""), said["target"])
+        parts = (said.get("host_ip", ""), said.get("published", ""), said.get("target", ""))
         return Port(*map(str, parts))
     rest, _, target = str(said).partition("/")[0].rpartition(":")
     host, _, port = rest.rpartition(":")

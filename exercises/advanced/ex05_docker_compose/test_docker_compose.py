@@ -601,7 +601,7 @@ def written_by_nginx(stack: Stack) -> Iterator[str]:
     for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"):
         yield whole.value(f"{kind}_temp_path", f"/var/cache/nginx/{kind}_temp").split()[0]
     for log in (line for kind in ("access_log", "error_log") for line in whole.values(kind)):
-        if log[0].startswith("/") and not log[0].startswith(("/dev/", "/var/log/nginx/")):
+        if log and log[0].startswith("/") and not log[0].startswith(("/dev/", "/var/log/nginx/")):
             yield log[0]
     if any(mount.target.startswith("/etc/nginx/templates") for mount in proxy.mounts):
         yield "/etc/nginx/conf.d"
@@ -765,7 +765,7 @@ def test_every_replica_is_measured(submitted: Path) -> None:
     text = stack.text_at(service, path)
     assert text, "Prometheus gets no configuration: none is where it reads it."
     said = parse_yaml(text, "prometheus.yml")
-    jobs = (said if isinstance(said, dict) else {}).get("scrape_configs") or []
+    jobs = [job for job in entries(said, "scrape_configs") if isinstance(job, dict)]
     job = next((job for job in jobs if job.get("job_name") == "agent"), None)
     assert job, "Prometheus has no job agent, which dashboard and alerts ask for."
     assert finds_all(stack, job), "Prometheus asks one replica, and takes it for the whole service."
@@ -774,11 +774,17 @@ def test_every_replica_is_measured(submitted: Path) -> None:
     folder = posixpath.dirname(path)
     shown = stack.secret_at(service, posixpath.join(folder, str(token or "")))
     assert shown == "METRICS_TOKEN", "Prometheus shows the api no token, or another one."
-    rules = [posixpath.join(folder, str(rule)) for rule in said.get("rule_files") or []]
+    rules = [posixpath.join(folder, str(rule)) for rule in entries(said, "rule_files")]
     alerts = stack.places_of(service, "advanced/deploy/prometheus/alerts.yml")
     assert any(fnmatchcase(place, rule) for place in alerts for rule in rules), (
         "Prometheus does not read the course's alerts."
     )
+
+
+def entries(said: Any, name: str) -> list[Any]:
+    """The list of that name; empty where something else stands."""
+    found = said.get(name) if isinstance(said, dict) else None
+    return found if isinstance(found, list) else []
 
 
 def finds_all(stack: Stack, job: Mapping[str, Any]) -> bool:
