@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,7 +43,7 @@ wait
 """
 
 
-class Server:
+class Server(ABC):
     """A process with a Unix socket that can be stopped, frozen, and started again as it was."""
 
     ends_by = signal.SIGTERM
@@ -105,8 +106,9 @@ class Server:
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
+    @abstractmethod
     def answers(self) -> bool:
-        raise NotImplementedError
+        """Whether it takes a client and its password now."""
 
     def _is_there(self) -> bool:
         with suppress(ProcessLookupError):
