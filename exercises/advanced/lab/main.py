@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
+from langchain_core.callbacks import BaseCallbackHandler
 from pydantic import ValidationError
 from starlette.responses import Response
 
@@ -17,7 +18,7 @@ from advanced.app.resources import Conversations, open_sessions
 from advanced.app.tracing import apply_tracing, exporting, tracer_provider
 from shared.errors import AgentError, ConfigurationError
 from shared.models import ServiceInfo
-from shared.playground import router as playground
+from shared.playground import playground
 from shared.web.edge import Middleware
 from shared.web.lifecycle import end_with_the_parent, sentence
 
@@ -40,13 +41,15 @@ def create_app(
     settings: Settings | None = None,
     *,
     outermost: Sequence[Middleware] = (),
+    callbacks: Sequence[BaseCallbackHandler] = (),
     open_conversations: OpenConversations | None = None,
 ) -> FastAPI:
     """Build the application. Nothing is opened before it starts.
 
     `outermost` sees every request before anybody else here, the last one first of all, and the
-    lifespan too. `open_conversations` is for sessions that are kept elsewhere than in SQLite;
-    tokens that were logged out and failed logins stay in STATE_DIR.
+    lifespan too. `callbacks` are told of every step of the graph, every model call and every tool.
+    `open_conversations` is for sessions that are kept elsewhere than in SQLite; tokens that were
+    logged out and failed logins stay in STATE_DIR.
     """
     config = settings or get_settings()
     configure_logs(config.log_level, debug=config.DEBUG)
@@ -54,7 +57,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with exporting(traces, config), running(app, config, open_conversations):
+        async with (
+            exporting(traces, config),
+            running(app, config, callbacks, open_conversations),
+        ):
             yield
 
     app = FastAPI(
@@ -78,7 +84,7 @@ def create_app(
     # (dependencies.py has its challenge), both counted. Then the routers: those of the health,
     # of the metrics if they are wanted, of the login and of the agent below API_PREFIX.
     app.include_router(router)
-    app.include_router(playground)
+    app.include_router(playground(config.API_PREFIX, login=True))
     for middleware in outermost:
         app.add_middleware(middleware)
     return app
@@ -86,7 +92,10 @@ def create_app(
 
 @asynccontextmanager
 async def running(
-    app: FastAPI, config: Settings, open_conversations: OpenConversations | None
+    app: FastAPI,
+    config: Settings,
+    callbacks: Sequence[BaseCallbackHandler],
+    open_conversations: OpenConversations | None,
 ) -> AsyncIterator[None]:
     """Everything that lives and dies with the application, in the order in which it is needed."""
     apply_tracing(config)
@@ -100,8 +109,8 @@ async def running(
         app.state.conversations = conversations
         # TODO 6: the rest of what resources.py opens, and what stands on it, kept where the routes
         # and dependencies.py look for it: app.state.authentication, limiter, dependencies and
-        # agent_service. The health asks for session_store, redis and model. At the end,
-        # ending_turns_at_shutdown (shared/web/lifecycle.py).
+        # agent_service, which tells the callbacks. The health asks for session_store, redis and
+        # model. At the end, ending_turns_at_shutdown (shared/web/lifecycle.py).
         yield
 
 

@@ -34,7 +34,7 @@ from advanced.app.tracing import apply_tracing, exporting, tracer_provider
 from shared.errors import AgentError, ConfigurationError
 from shared.llm import reachable
 from shared.models import ServiceInfo
-from shared.playground import router as playground
+from shared.playground import playground
 from shared.web.edge import Middleware, add_edge
 from shared.web.errors import on_agent_error
 from shared.web.lifecycle import end_with_the_parent, ending_turns_at_shutdown, sentence
@@ -114,7 +114,8 @@ def create_app(
     async def root() -> ServiceInfo:
         return ServiceInfo(title=config.API_TITLE, version=config.API_VERSION)
 
-    for router in (health.router, playground, *([metrics.router] * config.ENABLE_METRICS)):
+    page = playground(config.API_PREFIX, login=True)
+    for router in (health.router, page, *([metrics.router] * config.ENABLE_METRICS)):
         app.include_router(router)
     for router in (auth.router, agent.router):
         app.include_router(router, prefix=config.API_PREFIX)
