@@ -309,9 +309,9 @@ class Postgres(Server):
                     sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, self._owners)
                 )
             connection.execute(
-                sql.SQL(
-                    "CREATE DATABASE {} OWNER {} TEMPLATE template0 STRATEGY FILE_COPY"
-                ).format(sql.Identifier(name), role)
+                sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 STRATEGY FILE_COPY").format(
+                    sql.Identifier(name), role
+                )
             )
         who = f"{self.owner}:{self._owners}"
         yield Database(self, name, f"postgresql://{who}@127.0.0.1:{{port}}/{name}")
