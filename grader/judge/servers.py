@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import LiteralString, Self
 
 import psycopg
 from psycopg import sql
@@ -336,11 +336,16 @@ class Database:
 
     def connections(self) -> int:
         """How many the submission holds at the moment."""
+        return self._count("true")
+
+    def transactions(self) -> int:
+        """How many of them are in the middle of one."""
+        return self._count("xact_start IS NOT NULL")
+
+    def _count(self, which: LiteralString) -> int:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND datname = %s AND "
         with self.server.connection() as connection:
-            row = connection.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND datname = %s",
-                [self.server.owner, self.name],
-            ).fetchone()
+            row = connection.execute(query + which, [self.server.owner, self.name]).fetchone()
         assert row
         return int(row[0])
 
