@@ -342,6 +342,10 @@ class Database:
         """How many of them are in the middle of one."""
         return self._count("xact_start IS NOT NULL")
 
+    def waiting(self) -> int:
+        """How many of them wait for a lock."""
+        return self._count("wait_event_type = 'Lock'")
+
     def _count(self, which: LiteralString) -> int:
         query = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND datname = %s AND "
         with self.server.connection() as connection:

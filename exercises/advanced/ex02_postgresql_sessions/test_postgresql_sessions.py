@@ -5,12 +5,13 @@ import json
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import psycopg
 
 from grader.judge import (
@@ -185,16 +186,26 @@ def rows_about(postgres: Database, *words: str) -> list[str]:
     """The rows, of whatever tables, in which one of the words occurs, as text or as bytes."""
     traces = [trace for word in words for trace in (word, word.encode().hex())]
     with postgres.connection() as connection:
-        tables = connection.execute(
-            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
-            " WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'judge')"
-        ).fetchall()
         rows = [
             row
-            for (table,) in tables
+            for table in tables(connection)
             for (row,) in connection.execute(f"SELECT t::text FROM {table} t")  # noqa: S608 - quoted by the server
         ]
     return [row for row in rows if any(trace in row for trace in traces)]
+
+
+def tables(connection: psycopg.Connection) -> list[str]:
+    found = connection.execute(
+        "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
+        " WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'judge')"
+    )
+    return [table for (table,) in found]
+
+
+def lock_all_tables(connection: psycopg.Connection) -> None:
+    """Until the connection is closed."""
+    if all_of_them := ", ".join(tables(connection)):
+        connection.execute(f"BEGIN; LOCK TABLE {all_of_them}")
 
 
 async def nothing_about(postgres: Database, *words: str, within: float) -> bool:
@@ -393,16 +404,18 @@ async def test_deleted_elsewhere(
         [two] = await stack.enter_async_context(replicas(service, postgres, of=1, TURN_LEASE=1))
         idle = await begin(two, word)
         assert rows_about(postgres, session, word), KEPT
-        before = (await info(two, session))["last_activity"]
-        waits = asyncio.create_task(two.ask(f"waits {word}", session))
-        await in_line(two, session, before)
+        waiting, seen = [], (await info(two, session))["last_activity"]
+        for replica in (one, two):
+            waiting.append(asyncio.create_task(replica.ask(f"waits {word}", session)))
+            seen = await in_line(two, session, seen)
         for session_id in (session, idle):
             response = await two.delete(f"/api/v1/session/{session_id}")
             assert response.status_code == 200, "one's sessions can be deleted at every replica"
         reply = await soon(turn, "a turn should end when its session is deleted elsewhere")
         refused(reply, 404, "session_not_found", "a turn whose session was deleted elsewhere")
-        reply = await soon(waits, "a turn in line should end when its session is deleted")
-        refused(reply, 404, "session_not_found", "a turn in line whose session was deleted")
+        for waits in waiting:
+            reply = await soon(waits, "a turn in line should end when its session is deleted")
+            refused(reply, 404, "session_not_found", "a turn in line whose session was deleted")
         await left_alone(model, f"{HANG} {word}")
         for session_id in (session, idle):
             refused(await one.ask("again", session_id), 404, "session_not_found", "a deleted one")
@@ -471,11 +484,11 @@ async def test_starts_together(service: Service, postgres: Database, model: Offl
                 return client
 
             first = asyncio.create_task(come_up())
-            await until(lambda: first.done() or at_the_gate.waiting() >= 1, within=8)
+            await until(lambda: first.done() or postgres.waiting() >= 1, within=8)
             connected = postgres.connections()
             second = asyncio.create_task(come_up())
             await until(lambda: second.done() or postgres.connections() > connected, within=8)
-            await until(lambda: second.done() or at_the_gate.waiting() >= 2, within=0.3)
+            await until(lambda: second.done() or postgres.waiting() >= 2, within=0.3)
             at_the_gate.open()
             one, two = await asyncio.gather(first, second)
             two.headers["Authorization"] = one.headers["Authorization"]
@@ -485,19 +498,8 @@ async def test_starts_together(service: Service, postgres: Database, model: Offl
 class Gate:
     """Stops whoever makes tables in the middle of it, until it is opened."""
 
-    def __init__(self, connection: psycopg.Connection, database: str) -> None:
+    def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
-        self._database = database
-
-    def waiting(self) -> int:
-        """How many of the submission's connections wait, at the gate or behind one that does."""
-        row = self._connection.execute(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE datname = %s AND usename = 'submission' AND wait_event_type = 'Lock'",
-            [self._database],
-        ).fetchone()
-        assert row
-        return int(row[0])
 
     def open(self) -> None:
         self._connection.execute("DROP EVENT TRIGGER gate")
@@ -517,7 +519,7 @@ def gate(postgres: Database) -> Iterator[Gate]:
             SELECT pg_advisory_lock(20260131, 1);
             """
         )
-        yield Gate(connection, postgres.name)
+        yield Gate(connection)
 
 
 async def until(holds: Callable[[], bool], within: float) -> None:
@@ -644,14 +646,26 @@ async def test_database_away(service: Service, postgres: Database, model: Offlin
         session = await begin(one, "0")
         slow = asyncio.create_task(one.ask(f"{SLOW} 1", session))
         await asked(model, f"{SLOW} 1")
-        postgres.server.stop()
+        cut_off = await cut_off_in_the_middle(postgres, one)
         ready = asyncio.create_task(one.get("/health/ready"))
         await everything_is_refused(one, session)
         refused(await slow, 503, "session_store_unavailable", "a turn that cannot be stored")
+        what = "whatever asks when the database goes"
+        refused(await read_reply(await cut_off), 503, "session_store_unavailable", what)
         assert (await ready).status_code == 503, "without its database a replica is not ready"
         postgres.server.start()
         await everything_is_back(one, session)
         assert await messages(one, session) == said("0", "back"), WHAT_IS_BACK
+
+
+async def cut_off_in_the_middle(postgres: Database, one: Client) -> asyncio.Task[httpx.Response]:
+    """Stop the database while somebody waits for what they have asked it."""
+    with closing(postgres.connection()) as connection:
+        lock_all_tables(connection)
+        waits = asyncio.create_task(one.get("/api/v1/sessions"))
+        await until(lambda: waits.done() or postgres.waiting() > 0, within=0.8)
+        postgres.server.stop()
+    return waits
 
 
 @check("database_away")
@@ -673,11 +687,18 @@ async def test_heals(service: Service, postgres: Database, model: OfflineModel) 
     behave(model)
     async with replicas(service, postgres, of=1) as [one]:
         session = await begin(one, "0")
-        many = await asyncio.gather(*(one.ask("new") for _ in range(6)))
-        assert [reply.status for reply in many] == [200] * 6, "so that it has some connections"
         assert rows_about(postgres, session), KEPT
+        with closing(postgres.connection()) as connection:  # until they have a connection each
+            lock_all_tables(connection)
+            lists = [asyncio.create_task(listed(one)) for _ in range(6)]
+            await until(lambda: postgres.waiting() >= 6, within=1)
+        await asyncio.gather(*lists)
         postgres.server.stop()
         postgres.server.start()
+        many = await asyncio.gather(*(one.ask("new") for _ in range(6)))
+        assert [reply.status for reply in many] == [200] * 6, (
+            "when the database is back, no broken connection should be used"
+        )
         await everything_is_back(one, session)
         assert await messages(one, session) == said("0", "back"), (
             "what was answered before a restart of the database should be there after it"
