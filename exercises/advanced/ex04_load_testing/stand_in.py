@@ -118,7 +118,10 @@ class Turn:
     began: float
     fault: Fault | None = None
     ended: float | None = None
-    """The moment before its last bytes were sent; None while it lasts."""
+    """The moment before its last bytes were sent; None while it lasts.
+
+    One without an end is over when its user has left it, or begins the next one.
+    """
 
 
 @dataclass
@@ -233,6 +236,9 @@ class StandIn:
         self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         turn = self._turn(request)
+        for before in self.turns:
+            if before.token == turn.token and before.ended is None and before.fault in ENDLESS:
+                before.ended = turn.began
         self.turns.append(turn)
         session = self.sessions.get(turn.session_id or "")
         if session:
@@ -358,7 +364,7 @@ class StandIn:
                 while not reader.at_eof():
                     await send(writer, PING)
                     await asyncio.sleep(0.05)
-        turn.ended = time.monotonic()
+        turn.ended = turn.ended or time.monotonic()
         match turn.fault:
             case Fault.HALF:
                 await send(writer, b"", last=True)
@@ -390,7 +396,8 @@ class StandIn:
         return self.conduct.late if turn.fault is Fault.LATE else 0.0
 
 
-BREAKS_OFF = (Fault.HALF, Fault.NOT_DONE, Fault.CUT, Fault.ERROR_EVENT, Fault.SILENT, Fault.PINGS)
+ENDLESS = (Fault.SILENT, Fault.PINGS)
+BREAKS_OFF = (Fault.HALF, Fault.NOT_DONE, Fault.CUT, Fault.ERROR_EVENT, *ENDLESS)
 
 
 # --- HTTP
