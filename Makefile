@@ -49,6 +49,9 @@ hint: ready-all ## Give the next hint: EX=medium/ex02
 watch: ready-all ## Grade again on every save: EX=medium/ex02
 	@$(PY) -m grader watch $(EX)
 
+checkpoint: ready-all ## Catch up in a lab: N=3 or another part, EX=medium/lab
+	@$(PY) -m scripts.checkpoint "$(or $(EX),medium/lab)" "$(N)"
+
 progress: ready-all ## Show all exercises, your scores and the hints you took
 	@$(PY) -m grader progress $(EX)
 
@@ -77,5 +80,5 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help doctor medium advanced user test test-containers check format grade serve hint watch progress \
-	verify mutants kit bench bench-grader lock clean
+.PHONY: help doctor medium advanced user test test-containers check format grade serve hint watch \
+	checkpoint progress verify mutants kit bench bench-grader lock clean
