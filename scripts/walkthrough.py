@@ -22,9 +22,9 @@ from scripts.markdown import SHELLS, Command, Fence, Page
 
 ADDRESS = re.compile(r"(\blocalhost:|\b127\.0\.0\.1:|\bPORT=|--port[ =])(\d+)\b")
 ASSIGNS = re.compile(r"([A-Z_]+)=\S*(\$\(.*\))?", re.DOTALL)
-SERVES = re.compile(r"\bmake (medium|advanced)\b|\buvicorn\b|-m shared\.")
+SERVES = re.compile(r"\bmake (medium|advanced|serve)\b|\buvicorn\b|-m (shared\.|exercises\.\S+\.collector)")
 # These take long or run this very page; `make -n` still tells whether they are there.
-REHEARSED = re.compile(r"make (test|check|bench|lock|format|clean)\b")
+REHEARSED = re.compile(r"make (test|check|bench|doctor|lock|format|clean)\b")
 DEFAULT_PORT = 8000
 DEFAULT_SERVER = "make medium"
 PATIENCE = 60.0  # seconds: for a command to end, for a server to listen

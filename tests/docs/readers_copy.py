@@ -1,0 +1,35 @@
+"""A copy of the course for one reader: what a page has them write, score or solve stays in it."""
+
+import shutil
+from pathlib import Path
+
+from grader.catalogue import Exercise
+from scripts.check_docs import ROOT
+from scripts.checkpoint import catch_up, parts_of
+
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "kept", "reports", "*.egg-info")
+
+
+def copy_for_a_reader(folder: Path) -> Path:
+    """The repository with an environment that is installed there already, as setup.sh sees it."""
+    copy = folder / "course"
+    shutil.copytree(ROOT, copy, ignore=LEFT_OUT, symlinks=True)
+    for name in (".gitignore", ".env.example"):
+        shutil.copy(ROOT / name, copy)
+    environment = copy / ".venv"
+    environment.mkdir()
+    for path in (ROOT / ".venv").iterdir():
+        if path.name != "installed":
+            (environment / path.name).symlink_to(path)
+    lock = (copy / "requirements/all.txt").read_text(encoding="utf-8")
+    (environment / "installed").write_text(f"{copy}\n{lock}", encoding="utf-8")
+    return copy
+
+
+def solve(exercise: Exercise, copy: Path) -> None:
+    """What the page asks its reader for on the way: the answer."""
+    if exercise.folder.name == "lab":
+        catch_up(exercise.id, str(parts_of(exercise)[-1].number), copy)
+    else:
+        solution = copy / "solutions" / exercise.id
+        shutil.copytree(solution, copy / exercise.home, dirs_exist_ok=True)
