@@ -26,6 +26,9 @@ test: ready-all ## Run every test, or ARGS="tests/docs -k link"
 test-containers: ready-all ## Build and start the containers, and ask them; needs Docker
 	@$(PY) -m pytest tests/deploy/containers.py $(ARGS)
 
+test-offline: ready-all ## Install from an offline pack; needs the internet once
+	@$(PY) -m pytest tests/foundation/offline.py $(ARGS)
+
 check: ready-all ## Check style, types, imports between packages, and the docs
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -92,5 +95,5 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help doctor medium advanced user test test-containers check format docs docs-test grade serve hint watch \
+.PHONY: help doctor medium advanced user test test-containers test-offline check format docs docs-test grade serve hint watch \
 	checkpoint progress example verify mutants offline-pack kit bench bench-grader lock clean

@@ -22,7 +22,10 @@ from scripts.markdown import SHELLS, Command, Fence, Page
 
 ADDRESS = re.compile(r"(\blocalhost:|\b127\.0\.0\.1:|\bPORT=|--port[ =])(\d+)\b")
 ASSIGNS = re.compile(r"([A-Z_]+)=\S*(\$\(.*\))?", re.DOTALL)
-SERVES = re.compile(r"\bmake (medium|advanced|serve)\b|\buvicorn\b|-m (shared\.|exercises\.\S+\.collector)")
+SERVES = re.compile(
+    r"\bmake (medium|advanced|serve)\b|\buvicorn\b|-m (shared\.|exercises\.\S+\.collector\b)"
+)
+COLLECTOR_PORT = 4318  # OpenTelemetry's own, and the one that the exercise's collector listens on
 # These take long or run this very page; `make -n` still tells whether they are there.
 REHEARSED = re.compile(r"make (test|check|bench|doctor|lock|format|clean)\b")
 DEFAULT_PORT = 8000
@@ -42,7 +45,7 @@ class Walkthrough:
     def __init__(self, root: Path, default_server: str = DEFAULT_SERVER) -> None:
         self.root = root
         self.default_server = default_server
-        self.ports: dict[int, int] = {}
+        self.ports: dict[int, int] = {COLLECTOR_PORT: COLLECTOR_PORT}
         self.servers: dict[int, Server] = {}
         self.variables = ""
         """What the reader's shell would remember, as commands that say so again."""
@@ -72,8 +75,7 @@ class Walkthrough:
     def _type(self, command: Command) -> None:
         text = self._relocated(command.text)
         if SERVES.search(text):
-            address = ADDRESS.search(command.text)
-            server = self._serve(text, int(address[2]) if address else DEFAULT_PORT)
+            server = self._serve(text, _port_of(command.text))
             _wait_until(lambda: self._agrees(command.output, server.printed()), OPENING_WORDS)
             self._compare(command.output, server.printed())
         elif REHEARSED.match(text):
@@ -204,6 +206,12 @@ def _naming(page: Page, line: int) -> Iterator[None]:
         yield
     except (Misled, subprocess.TimeoutExpired) as exc:
         raise Misled(f"{page.path.name}:{line}: {exc}") from None
+
+
+def _port_of(command: str) -> int:
+    if address := ADDRESS.search(command):
+        return int(address[2])
+    return COLLECTOR_PORT if ".collector" in command else DEFAULT_PORT
 
 
 def _free_port() -> int:

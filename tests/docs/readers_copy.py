@@ -1,7 +1,10 @@
 """A copy of the course for one reader: what a page has them write, score or solve stays in it."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from grader.catalogue import Exercise
 from scripts.check_docs import ROOT
@@ -10,9 +13,18 @@ from scripts.checkpoint import catch_up, parts_of
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "kept", "reports", "*.egg-info")
 
 
-def copy_for_a_reader(folder: Path) -> Path:
-    """The repository with an environment that is installed there already, as setup.sh sees it."""
-    copy = folder / "course"
+@contextmanager
+def copied_for_a_reader() -> Iterator[Path]:
+    """The repository with an environment that is installed there already, as setup.sh sees it.
+
+    Everybody may look into it: PostgreSQL is run by somebody else than root.
+    """
+    with TemporaryDirectory(prefix="reader-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        yield _copy(Path(folder) / "course")
+
+
+def _copy(copy: Path) -> Path:
     shutil.copytree(ROOT, copy, ignore=LEFT_OUT, symlinks=True)
     for name in (".gitignore", ".env.example"):
         shutil.copy(ROOT / name, copy)
