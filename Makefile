@@ -76,8 +76,14 @@ offline-pack: ready-all ## Collect all packages for a room without internet: OUT
 kit: ready-all ## Make the students' copy of the course: OUT=a new folder
 	@$(PY) -m grader kit $(OUT)
 
+capstone: ready-all ## Run all advanced solutions at once: two replicas and a proxy
+	@exec $(PY) -m capstone
+
 bench: ready-all ## Compare the speed of the service with two baselines
 	@$(PY) -m bench $(ARGS)
+
+bench-capstone: ready-all ## Measure the capstone: one replica, two, and one that dies
+	@$(PY) -m capstone.measure $(ARGS)
 
 mutants: ready-all ## Break the solutions, and count what the suites notice
 	@$(PY) -m grader mutants $(EX)

@@ -50,6 +50,7 @@ PRELOADED_FOR = {
         "opentelemetry.sdk.trace",
         "psycopg_pool",
         "redis.asyncio",
+        "sqlite3",
         "structlog",
     ),
 }
