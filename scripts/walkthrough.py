@@ -79,8 +79,8 @@ class Walkthrough:
             self.beside.append(Server(text, self.root, None, self._environment()))
             self.beside[-1].await_port()
         elif SERVES.search(text):
-            address = ADDRESS.search(command.text)
-            server = self._serve(text, int(address[2]) if address else DEFAULT_PORT)
+            named = ADDRESS.findall(command.text)  # the last one, since settings come first
+            server = self._serve(text, int(named[-1][1]) if named else DEFAULT_PORT)
             _wait_until(lambda: self._agrees(command.output, server.printed()), OPENING_WORDS)
             self._compare(command.output, server.printed())
         elif REHEARSED.match(text):
