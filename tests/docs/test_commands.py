@@ -9,7 +9,7 @@ from scripts.markdown import SHELLS, Page, read_page
 from scripts.walkthrough import Walkthrough
 
 WALKED = ("*.md", "*/README.md", "docs/*.md")
-ELSEWHERE = ("trainer-guide.md",)  # followed in a copy, by test_exercise_pages.py
+ELSEWHERE = ("trainer-guide.md",)  # followed in a copy, by test_trainers_pages.py
 
 
 def can_be_followed(page: Page) -> bool:
