@@ -462,13 +462,17 @@ async def test_wrong_answers(load: Load) -> None:
     fails(outcome, "MAX_FAIL_RATIO")
 
 
+GIVEN_UP = 6.0
+"""Seconds, where TURN_TIMEOUT is half of one: a busy machine is late. No usual timeout is less."""
+
+
 @check("gives_up")
 async def test_gives_up(load: Load) -> None:
     """An answer that never ends is a failure after TURN_TIMEOUT, also when there are comments."""
 
     def for_long(seen: StandIn) -> bool:
         waiting = [turn.began for turn in seen.turns if turn.fault and turn.ended is None]
-        return bool(waiting) and time.monotonic() - min(waiting) > 3
+        return bool(waiting) and time.monotonic() - min(waiting) > GIVEN_UP
 
     faults = {Kind.QUERY: [Fault.SILENT], Kind.STREAM: [Fault.SILENT, Fault.PINGS]}
     outcome = await load(
@@ -484,7 +488,7 @@ async def test_gives_up(load: Load) -> None:
     )
     faulty = [turn for turn in outcome.stand_in.turns if turn.fault]
     with only_until(outcome.began + 12):
-        assert all((turn.ended or outcome.told) - turn.began <= 3 for turn in faulty), (
+        assert all((turn.ended or outcome.told) - turn.began <= GIVEN_UP for turn in faulty), (
             "an answer that does not end should be given up after TURN_TIMEOUT"
         )
     counts_failures(outcome, "query", Kind.QUERY, "an answer that never came")
