@@ -64,8 +64,8 @@ def catch_up(name: str, number: str, root: Path = ROOT) -> str:
         path.write_text(answer, encoding="utf-8")
     names = ", ".join(str(path.relative_to(lab.folder)) for path in fresh)
     return (
-        f"{lab.short} is at the end of part {part.number} ({part.title}). Now the course's: {names}."
-        f" What you had: {kept.relative_to(root)}."
+        f"{lab.short} is at the end of part {part.number} ({part.title})."
+        f" Now the course's: {names}. What you had: {kept.relative_to(root)}."
     )
 
 

@@ -43,6 +43,9 @@ def _copy(copy: Path) -> Path:
             (environment / path.name).symlink_to(path)
     lock = (copy / "requirements/all.txt").read_text(encoding="utf-8")
     (environment / "installed").write_text(f"{copy}\n{lock}", encoding="utf-8")
+    makefile = (copy / "Makefile").read_text(encoding="utf-8")
+    python = ROOT / ".venv/bin/python"  # inside the walls, links to elsewhere lead nowhere
+    (copy / "Makefile").write_text(makefile.replace("PY := .venv/bin/python", f"PY := {python}"))
     return copy
 
 

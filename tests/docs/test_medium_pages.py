@@ -1,4 +1,4 @@
-"""The pages of the medium exercises are followed to their ends, with the right answer in place."""
+"""The pages of the medium exercises, followed to their ends with the right answer in place."""
 
 import pytest
 
