@@ -18,6 +18,7 @@ COMMAND = re.compile(
 ENGINE = "needs a Docker engine; tests/deploy/containers.py starts and asks the same files"
 HOST = "is typed on a host of the reader's own"
 PACK = "downloads everything; tests/foundation/offline.py does it for the medium track"
+MEASURES = "measures for minutes; tests/capstone/test_capstone.py asks the same services"
 COMPILED = "shows a form, not a program: tests/shared/test_handbook.py compiles it"
 
 EXCEPTIONS = {
@@ -36,6 +37,7 @@ EXCEPTIONS = {
     ("docs/deployment.md", "rm advanced/deploy/secrets/SECRET_KEY"): HOST,
     ("docs/deployment.md", "python3 -m venv /opt/agent/.venv"): HOST,
     ("docs/deployment.md", "systemctl enable"): HOST,
+    ("docs/scaling.md", "make bench-capstone"): MEASURES,
     ("exercises/advanced/ex05_docker_compose/README.md", "sh make-secrets.sh"): ENGINE,
     ("exercises/advanced/lab/README.md", "docker build"): ENGINE,
 }
