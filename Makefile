@@ -26,6 +26,9 @@ test: ready-all ## Run every test, or ARGS="tests/docs -k link"
 test-containers: ready-all ## Build and start the containers, and ask them; needs Docker
 	@$(PY) -m pytest tests/deploy/containers.py $(ARGS)
 
+test-offline: ready-all ## Install from an offline pack; needs the internet once
+	@$(PY) -m pytest tests/foundation/offline.py $(ARGS)
+
 check: ready-all ## Check style, types, imports between packages, and the docs
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -36,6 +39,12 @@ check: ready-all ## Check style, types, imports between packages, and the docs
 format: ready-all ## Rewrite the code, in the docs too, in the project's style
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
+
+docs: ready-all ## Write anew what the docs take from the code
+	@$(PY) -m scripts.generate_docs
+
+docs-test: ready-all ## Follow every page as a reader does, or ARGS="-k ex02"
+	@$(PY) -m pytest tests/docs $(ARGS)
 
 grade: ready-all ## Grade your answer to an exercise: EX=medium/ex02
 	@$(PY) -m grader grade $(EX) $(ARGS)
@@ -49,11 +58,20 @@ hint: ready-all ## Give the next hint: EX=medium/ex02
 watch: ready-all ## Grade again on every save: EX=medium/ex02
 	@$(PY) -m grader watch $(EX)
 
+checkpoint: ready-all ## Catch up in a lab: N=3 or another part, EX=medium/lab
+	@$(PY) -m scripts.checkpoint "$(or $(EX),medium/lab)" "$(N)"
+
 progress: ready-all ## Show all exercises, your scores and the hints you took
 	@$(PY) -m grader progress $(EX)
 
+example: ready-all ## Write a known-wrong answer: EX=medium/lab CASE= OUT=
+	@$(PY) -m scripts.misconceptions "$(EX)" "$(CASE)" "$(OUT)"
+
 verify: ready-all ## Hold the exercises, or EX=medium/ex02, to their matrix
 	@$(PY) -m grader verify $(EX) $(ARGS)
+
+offline-pack: ready-all ## Collect all packages for a room without internet: OUT=
+	@$(PY) -m scripts.offline_pack "$(OUT)" $(ARGS)
 
 kit: ready-all ## Make the students' copy of the course: OUT=a new folder
 	@$(PY) -m grader kit $(OUT)
@@ -83,5 +101,5 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help doctor medium advanced user test test-containers check format grade serve hint watch progress \
-	verify mutants kit bench bench-grader lock clean
+.PHONY: help doctor medium advanced user test test-containers test-offline check format docs docs-test grade serve hint watch \
+	checkpoint progress example verify mutants offline-pack kit bench bench-grader lock clean

@@ -55,6 +55,8 @@ class File(Strict):
     """Where it lies when it is served, from the root; as a rule in the exercise's folder."""
 
     optional: bool = False
+    step: int | None = Field(default=None, ge=1)
+    """A lab's file: the part in which work on it begins; `make checkpoint` goes by it."""
 
 
 class Serve(Strict):

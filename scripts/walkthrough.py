@@ -22,9 +22,12 @@ from scripts.markdown import SHELLS, Command, Fence, Page
 
 ADDRESS = re.compile(r"(\blocalhost:|\b127\.0\.0\.1:|\bPORT=|--port[ =])(\d+)\b")
 ASSIGNS = re.compile(r"([A-Z_]+)=\S*(\$\(.*\))?", re.DOTALL)
-SERVES = re.compile(r"\bmake (medium|advanced)\b|\buvicorn\b|-m shared\.")
+SERVES = re.compile(r"\bmake (medium|advanced|serve)\b|\buvicorn\b|-m shared\.")
+RUNS_ON = re.compile(r"-m exercises\.\S+\.(collector|postgres)\b")
+"""Beside the service, until Ctrl-C, wherever it listens; it has said something when it is ready."""
+TOLD_BEFORE = re.compile(r"\b([A-Z_]+)=\.\.\.")
 # These take long or run this very page; `make -n` still tells whether they are there.
-REHEARSED = re.compile(r"make (test|check|bench|lock|format|clean)\b")
+REHEARSED = re.compile(r"make (test|check|bench|doctor|lock|format|clean)\b")
 DEFAULT_PORT = 8000
 DEFAULT_SERVER = "make medium"
 PATIENCE = 60.0  # seconds: for a command to end, for a server to listen
@@ -44,6 +47,7 @@ class Walkthrough:
         self.default_server = default_server
         self.ports: dict[int, int] = {}
         self.servers: dict[int, Server] = {}
+        self.beside: list[Server] = []
         self.variables = ""
         """What the reader's shell would remember, as commands that say so again."""
         self._state = tempfile.TemporaryDirectory()  # nobody's users, keys and sessions
@@ -53,7 +57,7 @@ class Walkthrough:
 
     def __exit__(self, *_: object) -> None:
         with self._state, ExitStack() as stops:
-            for server in self.servers.values():
+            for server in [*self.beside, *self.servers.values()]:
                 stops.callback(server.stop)
 
     def read(self, page: Page) -> None:
@@ -70,10 +74,13 @@ class Walkthrough:
                     self._execute(fence.text, page.fences[index + 1 :])
 
     def _type(self, command: Command) -> None:
-        text = self._relocated(command.text)
-        if SERVES.search(text):
-            address = ADDRESS.search(command.text)
-            server = self._serve(text, int(address[2]) if address else DEFAULT_PORT)
+        text = TOLD_BEFORE.sub(self._told_before, self._relocated(command.text))
+        if RUNS_ON.search(text):
+            self.beside.append(Server(text, self.root, None, self._environment()))
+            self.beside[-1].await_port()
+        elif SERVES.search(text):
+            named = ADDRESS.findall(command.text)  # the last one, since settings come first
+            server = self._serve(text, int(named[-1][1]) if named else DEFAULT_PORT)
             _wait_until(lambda: self._agrees(command.output, server.printed()), OPENING_WORDS)
             self._compare(command.output, server.printed())
         elif REHEARSED.match(text):
@@ -84,6 +91,13 @@ class Walkthrough:
         else:
             self._serve_if_called(command.text)
             self._compare(command.output, self._bash(text))
+
+    def _told_before(self, variable: re.Match[str]) -> str:
+        """`NAME=...` stands for the line that another terminal shows."""
+        for server in reversed(self.beside):
+            if line := re.search(rf"^{variable[1]}=.*$", server.printed(), re.MULTILINE):
+                return line[0]
+        raise Misled(f"nothing has printed {variable[1]}")
 
     def _bash(self, text: str) -> str:
         return self._run(["bash", "-c", f"{self.variables}{text}"])
@@ -157,14 +171,16 @@ class Walkthrough:
 class Server:
     """A command that does not end by itself, in a process group of its own."""
 
-    def __init__(self, text: str, root: Path, port: int, environment: dict[str, str]) -> None:
+    def __init__(
+        self, text: str, root: Path, port: int | None, environment: dict[str, str]
+    ) -> None:
         self.text = text
         self.port = port
         self.log = tempfile.TemporaryFile("a+", encoding="utf-8")  # noqa: SIM115 - closed by stop()
         self.process = subprocess.Popen(
             ["bash", "-c", text],
             cwd=root,
-            env=environment,
+            env={**environment, "PYTHONUNBUFFERED": "1"},  # as at a terminal
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=subprocess.STDOUT,
@@ -176,8 +192,8 @@ class Server:
         return self.log.read()
 
     def await_port(self) -> None:
-        _wait_until(lambda: self.process.poll() is not None or self._listens(), PATIENCE)
-        if self.process.poll() is not None or not self._listens():
+        _wait_until(lambda: self.process.poll() is not None or self._is_ready(), PATIENCE)
+        if self.process.poll() is not None or not self._is_ready():
             raise Misled(f"`{self.text}` does not listen on {self.port}\n{self.printed()}")
 
     def stop(self) -> None:
@@ -193,7 +209,12 @@ class Server:
             if "Traceback" in self.printed():
                 raise Misled(f"`{self.text}` ends in a traceback\n{self.printed()}")
 
+    def _is_ready(self) -> bool:
+        return bool(self.printed().strip()) if self.port is None else self._listens()
+
     def _listens(self) -> bool:
+        if self.port is None:
+            return False
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 

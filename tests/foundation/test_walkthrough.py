@@ -169,3 +169,29 @@ def test_long_make_targets_are_rehearsed(follow: Follow, tmp_path: Path) -> None
     assert not (tmp_path / "ran").exists()
     with pytest.raises(Misled):
         follow("```console\n$ make bench\n```")
+
+
+def test_program_beside_tells_others(follow: Follow, tmp_path: Path) -> None:
+    """What runs beside the service is ended with the page, and `NAME=...` is what it printed."""
+    package = tmp_path / "exercises/one"
+    package.mkdir(parents=True)
+    (package / "postgres.py").write_text(
+        "import time\nprint(\"DATABASE_URL='at home'\")\n"
+        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    open('ended', 'w')\n"
+    )
+    follow(
+        """
+        ```console
+        $ python -m exercises.one.postgres
+        $ DATABASE_URL=... sh -c 'echo "$DATABASE_URL"'
+        at home
+        ```
+        """
+    )
+    assert (tmp_path / "ended").exists()
+
+
+def test_nothing_has_told_it(follow: Follow) -> None:
+    """A `NAME=...` that nothing prints is found."""
+    with pytest.raises(Misled, match="nothing has printed DATABASE_URL"):
+        follow("```console\n$ DATABASE_URL=... true\n```")

@@ -4,6 +4,7 @@
 """
 
 from collections import defaultdict
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -52,7 +53,8 @@ def show(span: Span, spans: list[Span], indent: str = "") -> None:
 def main() -> None:
     with HTTPServer(ADDRESS, Traces) as server:
         print("Waiting for traces at http://{}:{}. Ctrl-C ends it.".format(*ADDRESS), flush=True)
-        server.serve_forever()
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 if __name__ == "__main__":
