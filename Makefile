@@ -49,6 +49,9 @@ watch: ready-all ## Grade again on every save: EX=medium/ex02
 progress: ready-all ## Show all exercises, your scores and the hints you took
 	@$(PY) -m grader progress $(EX)
 
+submit: ready-all ## Pack your answers, to hand them in: NAME=alice
+	@$(PY) -m grader submit $(EX) $(if $(NAME),--name "$(NAME)") $(if $(OUT),--out "$(OUT)")
+
 verify: ready-all ## Hold the exercises, or EX=medium/ex02, to their matrix
 	@$(PY) -m grader verify $(EX) $(ARGS)
 
@@ -74,5 +77,5 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help medium advanced user test test-containers check format grade serve hint watch progress verify \
+.PHONY: help medium advanced user test test-containers check format grade serve hint watch progress submit verify \
 	mutants kit bench bench-grader lock clean

@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import re
 import signal
 import sys
 import textwrap
@@ -18,11 +19,13 @@ from grader.report import Report, Result, Verdict
 from grader.runner import Grader, opened
 from grader.sandbox.client import TIERS, SandboxProblem
 from grader.state import State
+from grader.submit import make_archive
 from grader.workspace import Intake, solution_files, take_in
 
 LANES = 4
 """Judges at once for a single submission."""
 
+FILE_NAME = re.compile(r"[\w@][\w.@-]{0,99}")
 NOT_KEPT = "This checkout cannot be written to, so nothing is remembered."
 
 
@@ -68,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     held.add_argument("--records", type=Path, help="write the verdict records into this folder")
     command("mutants", _mutants, "break the solutions, and count what the suites notice", "*")
     command("bench", _bench, "measure how long grading takes")
+    submit = command("submit", _submit, "pack the files that you may change, to hand them in", "*")
+    submit.add_argument("--name", default="submission", help="yours; the archive is called so")
+    submit.add_argument("--out", type=Path, default=Path(), help="the folder it goes to")
     kit = commands.add_parser("kit", help="make the students' copy of the course")
     kit.set_defaults(run=_kit)
     kit.add_argument("out", type=Path, help="a folder that is not there yet")
@@ -174,6 +180,17 @@ def _progress(options: argparse.Namespace) -> int:
         print(f"{exercise.short:<16}{score:<12}{hints:<14}{exercise.title}"[:WIDTH])
     done = sum(state.of(exercise.id).earned == 100 for exercise in exercises)
     print(f"{done} of {len(exercises)} complete.")
+    return 0
+
+
+def _submit(options: argparse.Namespace) -> int:
+    if not FILE_NAME.fullmatch(options.name):
+        raise GradingError("NAME= is letters, digits and any of . _ - and @, for a file's name.")
+    exercises = [find(name) for name in options.exercise] or all_exercises()
+    out = options.out / f"{options.name}.zip"
+    for line in make_archive(out, exercises, State()):
+        print(line)
+    print(f"{out} is what you hand in.")
     return 0
 
 
