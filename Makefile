@@ -4,6 +4,11 @@ PY := .venv/bin/python
 # Someone's packages from elsewhere would shadow the locked ones.
 unexport PYTHONHOME PYTHONPATH
 
+# What `make grade` hands on when it is set: SUBMISSIONS=dir becomes --submissions dir.
+handed_on = $(if $($(1)),--$(2) "$($(1))")
+GRADING = $(call handed_on,SUBMISSIONS,submissions) $(call handed_on,OUT,out) \
+	$(call handed_on,RUBRIC,rubric)
+
 help: ## Print this list
 	@echo "usage: make TARGET"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -34,8 +39,8 @@ format: ready-all ## Rewrite the code, in the docs too, in the project's style
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-grade: ready-all ## Grade your answer to an exercise: EX=medium/ex02
-	@$(PY) -m grader grade $(EX) $(ARGS)
+grade: ready-all ## Grade your answer: EX=medium/ex02; a class: SUBMISSIONS=
+	@$(PY) -m grader grade $(EX) $(GRADING) $(ARGS)
 
 serve: ready-all ## Run your answer to an exercise on port 8000: EX=medium/lab
 	@exec $(PY) -m exercises.serve $(EX)

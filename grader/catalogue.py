@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -73,6 +74,26 @@ class Serve(Strict):
     memory_mb: int = Field(default=1024, ge=128, le=8192)
 
 
+class Criterion(Strict):
+    """One of the hand-out's assessment criteria."""
+
+    id: Name
+    track: Literal["medium", "advanced"]
+    title: Text
+
+
+@cache
+def criteria() -> tuple[Criterion, ...]:
+    with Path(__file__).with_name("criteria.toml").open("rb") as file:
+        return tuple(map(Criterion.model_validate, tomllib.load(file)["criterion"]))
+
+
+def _known_criterion(id_: str) -> str:
+    if id_ not in {criterion.id for criterion in criteria()}:
+        raise ValueError("is none of those in grader/criteria.toml")
+    return id_
+
+
 class Check(Strict):
     id: Name
     points: int = Field(ge=1, le=100)
@@ -81,6 +102,9 @@ class Check(Strict):
 
     next: Text
     """The next thing to try when it does not."""
+
+    criterion: Annotated[str, AfterValidator(_known_criterion)] | None = None
+    """Which of the hand-out's assessment criteria it belongs to."""
 
     link: str | None = None
     """A page that helps, from the root, with an anchor; the exercise's README otherwise."""

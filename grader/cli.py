@@ -13,6 +13,7 @@ from pathlib import Path
 
 from grader import bench, mutants, verify, watch
 from grader.catalogue import Exercise, GradingError, all_exercises, find
+from grader.classroom import OUT, Order, grade_class
 from grader.kit import make_kit
 from grader.render import NAMES, WIDTH, render
 from grader.report import Report, Result, Verdict
@@ -56,12 +57,16 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("exercise", nargs=exercises, help="such as medium/ex02")
         return added
 
-    grade = command("grade", _grade, "grade one exercise")
+    grade = command("grade", _grade, "grade an exercise, all that are here, or a class", "*")
     grade.add_argument("--submission", type=Path, help="the folder with the files (default: here)")
     grade.add_argument("--solution", action="store_true", help="grade the course's own solution")
     grade.add_argument("--seed", type=int, help="repeat a run that named this seed")
     grade.add_argument("--official", action="store_true", help="refuse below --accept-tier")
     grade.add_argument("--accept-tier", type=int, choices=TIERS, default=1, help="(default: 1)")
+    grade.add_argument("--submissions", type=Path, help="a class: the folder that holds them")
+    grade.add_argument("--out", type=Path, default=OUT, help="where reports go (default: reports)")
+    grade.add_argument("--rubric", type=Path, help="weights, what lateness costs: a TOML file")
+    grade.add_argument("--at-once", type=_at_least_one, help="submissions (default: 2 a core)")
     command("hint", _hint, "give the next hint, and count it")
     command("watch", _watch, "grade again on every save")
     command("progress", _progress, "show all exercises, their scores and hints", "*")
@@ -98,18 +103,43 @@ def _until_told_to_stop(grader: Grader) -> Iterator[None]:
 # --- grade
 
 
+def _at_least_one(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
 def _grade(options: argparse.Namespace) -> int:
-    exercise = find(options.exercise)
+    one = len(options.exercise) == 1 and options.submissions is None
+    return _grade_one(options) if one else _grade_many(options)
+
+
+def _grade_many(options: argparse.Namespace) -> int:
+    if options.submission or options.solution:
+        raise GradingError("--submission and --solution are for one exercise; name it with EX=.")
+    return grade_class(
+        Order(
+            exercises=[find(name) for name in options.exercise] or all_exercises(),
+            submissions=options.submissions,
+            out=options.out,
+            rubric=options.rubric,
+            seed=options.seed,
+            at_once=options.at_once,
+            official=options.official,
+            accept_tier=options.accept_tier,
+        )
+    )
+
+
+def _grade_one(options: argparse.Namespace) -> int:
+    exercise = find(options.exercise[0])
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
     with opened() as grader, _until_told_to_stop(grader):
         intake = _intake(options, exercise)
         grader.base(exercise)
         grader.ready()
-        if options.official and grader.tier > options.accept_tier:
-            raise GradingError(
-                f"This system allows tier {grader.tier} only ({TIERS[grader.tier]}), so nothing"
-                f" graded here is official; --accept-tier {grader.tier} accepts that."
-            )
+        if options.official:
+            grader.insist_on(options.accept_tier)
         report = grader.grade(exercise, intake, seed=seed, lanes=LANES)
     print(render(report), end="")
     if not (options.solution or options.submission or report.partial):

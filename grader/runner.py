@@ -19,7 +19,7 @@ from typing import Any
 from grader.catalogue import ROOT, Exercise, GradingError
 from grader.judge.assignment import VARIABLE, Assignment, Lane, send
 from grader.report import Report, Result, Verdict, all_alike, judge_checks
-from grader.sandbox.client import SandboxProblem, WarmParent, strongest_walls
+from grader.sandbox.client import TIERS, SandboxProblem, WarmParent, strongest_walls
 from grader.workspace import Intake, assemble, make_base, open_book
 
 GRACE_SECONDS = 30
@@ -64,6 +64,14 @@ class Grader:
                 self.warm.wait_until_warm()
                 walls = strongest_walls(self.warm.address)
                 self.tier, self.parts = walls.tier, walls.parts
+
+    def insist_on(self, accept_tier: int) -> None:
+        """Raises GradingError when the walls are weaker than that."""
+        if self.tier > accept_tier:
+            raise GradingError(
+                f"This system allows tier {self.tier} only ({TIERS[self.tier]}), so nothing"
+                f" graded here is official; --accept-tier {self.tier} accepts that."
+            )
 
     def close(self) -> None:
         for judges in self._judges.values():

@@ -256,6 +256,10 @@ class WarmParent:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def gone(self) -> bool:
+        return self._process.poll() is not None
+
     def wait_until_warm(self) -> None:
         assert self._process.stdout
         self._is_warm = self._process.stdout.readline() == b"warm\n"

@@ -1,0 +1,230 @@
+"""A class's results: everybody, everything they handed in, and what it adds up to.
+
+Its JSON is `grades.json`; the schema is published as `docs/grades.schema.json`.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Literal
+
+from pydantic import AwareDatetime
+
+from grader.batch import Done, Job
+from grader.catalogue import Exercise, Strict, criteria
+from grader.grade import Grade
+from grader.intake import Answer, Class, Student
+from grader.report import Verdict
+from grader.rubric import Points, Rubric, weighted
+from grader.similar import Similar
+
+SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}")
+
+
+class ExerciseResult(Strict):
+    exercise: str
+    short: str
+    title: str
+    state: Literal["graded", "could_not_tell", "not_graded", "not_handed_in"]
+    points: float = 0
+    """Of a hundred, private checks included."""
+
+    grade: Grade | None = None
+    why: str = ""
+    """Why it is not graded."""
+
+    hints: int | None = None
+    """As the student's own copy counted them."""
+
+    notes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+class CriterionResult(Strict):
+    criterion: str
+    title: str
+    earned: float
+    possible: float
+    percent: float
+
+
+class LateResult(Strict):
+    handed_in: AwareDatetime
+    percent: float
+    """Taken off the total."""
+
+
+class StudentResult(Strict):
+    name: str
+    page: str
+    """What their files are called: safe on every system, and nobody else's."""
+
+    total: float
+    """Of a hundred, after what lateness costs."""
+
+    before_late: float
+    late: LateResult | None = None
+    criteria: tuple[CriterionResult, ...] = ()
+    exercises: tuple[ExerciseResult, ...] = ()
+    problem: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def graded(self) -> list[ExerciseResult]:
+        return [result for result in self.exercises if result.grade]
+
+
+class ClassResults(Strict):
+    format: Literal[1] = 1
+    title: str
+    seed: int
+    tier: int
+    """The weakest isolation that anything was graded under; 0 if nothing was run."""
+
+    official: bool
+    exercises: tuple[str, ...]
+    students: tuple[StudentResult, ...]
+    similar: tuple[Similar, ...] = ()
+    left_alone: tuple[str, ...] = ()
+
+
+def assemble(
+    handed: Class,
+    jobs: Mapping[tuple[str, str], Job],
+    done: Mapping[str, Done],
+    exercises: Sequence[Exercise],
+    rubric: Rubric,
+    moments: Mapping[str, datetime],
+    *,
+    seed: int,
+    official_tier: int,
+    similar: Iterable[Similar] = (),
+) -> ClassResults:
+    """`jobs` is by student and exercise, `done` by the job's key."""
+    students = [
+        _student(student, jobs, done, exercises, rubric, moments.get(student.name))
+        for student in handed.students
+    ]
+    tiers = [r.grade.tier for s in students for r in s.graded if r.grade and r.grade.tier]
+    tier = max(tiers, default=0)
+    return ClassResults(
+        title=rubric.title,
+        seed=seed,
+        tier=tier,
+        official=tier <= official_tier,
+        exercises=tuple(exercise.id for exercise in exercises),
+        students=tuple(students),
+        similar=tuple(similar),
+        left_alone=tuple(map(legible, handed.left_alone)),
+    )
+
+
+def _student(
+    student: Student,
+    jobs: Mapping[tuple[str, str], Job],
+    done: Mapping[str, Done],
+    exercises: Sequence[Exercise],
+    rubric: Rubric,
+    moment: datetime | None,
+) -> StudentResult:
+    answers = {answer.exercise.id: answer for answer in student.answers}
+    results = []
+    for exercise in exercises:
+        job = jobs.get((student.name, exercise.id))
+        answer = answers.get(exercise.id)
+        came = done.get(job.key) if job else None
+        results.append(_result(exercise, answer, came, _hints(student, exercise)))
+    by_criterion = _by_criterion(exercises, results)
+    if rubric.total_of == "exercises":
+        percents = {result.short: result.points for result in results}
+    else:
+        percents = {each.criterion: each.percent for each in by_criterion}
+    before = weighted(rubric, percents)
+    late = _late(student.name, rubric, moment)
+    total = round(before * (100 - late.percent) / 100, 1) if late else before
+    return StudentResult(
+        name=legible(student.name),
+        page=page_name(student.name),
+        total=total,
+        before_late=before,
+        late=late,
+        criteria=tuple(by_criterion),
+        exercises=tuple(results),
+        problem=legible(student.problem),
+        notes=tuple(map(legible, student.notes)),
+    )
+
+
+def _hints(student: Student, exercise: Exercise) -> int | None:
+    packed = student.manifest.exercises.get(exercise.id) if student.manifest else None
+    return packed.hints if packed else None
+
+
+def _result(
+    exercise: Exercise, answer: Answer | None, came: Done | None, hints: int | None
+) -> ExerciseResult:
+    known = ExerciseResult(
+        exercise=exercise.id, short=exercise.short, title=exercise.title, state="not_handed_in"
+    )
+    if answer is None:
+        return known
+    about = {
+        "hints": hints,
+        "notes": tuple(map(legible, answer.notes)),
+        "flags": tuple(map(legible, answer.flags)),
+    }
+    why = answer.problem or (came.problem if came else "")
+    if came is None or came.grade is None:
+        return known.model_copy(update={**about, "state": "not_graded", "why": legible(why)})
+    state = "could_not_tell" if came.grade.undecided else "graded"
+    points = float(came.grade.earned)
+    return known.model_copy(update={**about, "state": state, "grade": came.grade, "points": points})
+
+
+def _by_criterion(
+    exercises: Sequence[Exercise], results: Sequence[ExerciseResult]
+) -> list[CriterionResult]:
+    """What nobody handed in counts as nothing earned."""
+    points: dict[str, Points] = {}
+    for exercise, result in zip(exercises, results, strict=True):
+        earned = {check.id: check.earned for check in result.grade.checks} if result.grade else {}
+        for check in exercise.checks:
+            if check.criterion:
+                more = Points(earned.get(check.id, 0), check.points)
+                points[check.criterion] = points.get(check.criterion, Points()) + more
+    return [
+        CriterionResult(
+            criterion=each.id,
+            title=each.title,
+            earned=points[each.id].earned,
+            possible=points[each.id].possible,
+            percent=points[each.id].percent,
+        )
+        for each in criteria()
+        if each.id in points
+    ]
+
+
+def _late(student: str, rubric: Rubric, moment: datetime | None) -> LateResult | None:
+    if rubric.late is None or moment is None:
+        return None
+    return LateResult(handed_in=moment, percent=rubric.late.percent(student, moment))
+
+
+def page_name(student: str) -> str:
+    """The name itself where it is harmless, else what is left of it and a hash."""
+    if SAFE.fullmatch(student):
+        return student
+    told = hashlib.sha256(student.encode(errors="surrogateescape")).hexdigest()[:10]
+    return "-".join(filter(None, [re.sub(r"[^A-Za-z0-9]+", "-", student).strip("-")[:40], told]))
+
+
+def legible(text: str) -> str:
+    """File names may hold bytes that are no text."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def verdict_of(result: ExerciseResult, check: str) -> Verdict | None:
+    checks = result.grade.checks if result.grade else ()
+    return next((each.verdict for each in checks if each.id == check), None)
