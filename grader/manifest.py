@@ -50,7 +50,7 @@ def digest(parts: Iterator[tuple[str, bytes]]) -> str:
     """One hash of names and contents; their order counts."""
     whole = hashlib.sha256()
     for name, data in parts:
-        for each in (name.encode(errors="surrogateescape"), data):
+        for each in (name.encode(errors="backslashreplace"), data):
             whole.update(len(each).to_bytes(8) + each)
     return whole.hexdigest()
 

@@ -216,13 +216,13 @@ def page_name(student: str) -> str:
     """The name itself where it is harmless, else what is left of it and a hash."""
     if SAFE.fullmatch(student):
         return student
-    told = hashlib.sha256(student.encode(errors="surrogateescape")).hexdigest()[:10]
+    told = hashlib.sha256(student.encode(errors="backslashreplace")).hexdigest()[:10]
     return "-".join(filter(None, [re.sub(r"[^A-Za-z0-9]+", "-", student).strip("-")[:40], told]))
 
 
 def legible(text: str) -> str:
     """File names may hold bytes that are no text."""
-    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return text.encode(errors="backslashreplace").decode()
 
 
 def verdict_of(result: ExerciseResult, check: str) -> Verdict | None:
