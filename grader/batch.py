@@ -69,11 +69,11 @@ class Suites:
         self._digests: dict[str, str] = {}
 
     def job(self, exercise: Exercise, intake: Intake, seed: int) -> Job:
-        if exercise.id not in self._digests:
-            self._digests[exercise.id] = suite_digest(exercise)
-        suite = self._digests[exercise.id]
+        if exercise.key not in self._digests:
+            self._digests[exercise.key] = suite_digest(exercise)
+        suite = self._digests[exercise.key]
         what = [*sorted(intake.files.items()), *((line, b"") for line in intake.tampered)]
-        key = digest(iter([(exercise.id, b""), (suite, b""), (str(seed), b""), *what]))
+        key = digest(iter([(exercise.key, b""), (suite, b""), (str(seed), b""), *what]))
         return Job(key, exercise, suite, intake, seed)
 
 
@@ -133,7 +133,7 @@ class Batch:
 
 def _longest_first(job: Job) -> tuple[float, str]:
     """What may take longest does not begin last."""
-    return (-job.exercise.seconds, job.exercise.id)
+    return (-job.exercise.seconds, job.exercise.key)
 
 
 def graded(living: Callable[[], Grader], job: Job) -> Done:

@@ -1,7 +1,8 @@
 """The exercises: what `exercise.toml` says, checked, and found again by a short name."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
@@ -149,11 +150,21 @@ class Exercise(Strict):
 
     folder: Path = Field(exclude=True)
     root: Path = Field(exclude=True)
+    private: Path | None = Field(default=None, exclude=True)
+    """Where a suite of the trainer's own lies, which `checks` are then those of."""
+
+    share: int = Field(default=100, exclude=True)
+    """Of a private suite: how many of the exercise's hundred points it decides."""
 
     @property
     def id(self) -> str:
         """As people type it in full: medium/ex02_rate_limit_per_session."""
         return f"{self.track}/{self.folder.name}"
+
+    @property
+    def key(self) -> str:
+        """The id, and another one for its private suite."""
+        return f"{self.id} private" if self.private else self.id
 
     @property
     def short(self) -> str:
@@ -167,7 +178,7 @@ class Exercise(Strict):
 
     @property
     def suite(self) -> list[Path]:
-        return sorted(self.folder.glob("test_*.py"))
+        return sorted((self.private or self.folder).glob("test_*.py"))
 
     @property
     def solution(self) -> Path:
@@ -201,16 +212,51 @@ class Exercise(Strict):
         return self
 
 
+class PrivateSuite(Strict):
+    """One `private.toml`: checks that students do not have."""
+
+    share: int = Field(ge=1, le=100)
+    seconds: float = Field(default=60, gt=0, le=600)
+    checks: tuple[Check, ...] = Field(min_length=1)
+
+
+def is_suite(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("exercise.toml", "private.toml"))
+
+
 def load(folder: Path, root: Path = ROOT) -> Exercise:
-    """Raises GradingError."""
-    path = folder / "exercise.toml"
-    try:
-        with path.open("rb") as file:
-            written = tomllib.load(file)
+    """The exercise in `folder`, or with the private suite there. Raises GradingError."""
+    if (folder / "private.toml").exists():
+        return _load_private(folder, root)
+    with _mistakes_told(path := folder / "exercise.toml"):
+        written = tomllib.loads(path.read_text(encoding="utf-8"))
         return Exercise.model_validate({**written, "folder": folder, "root": root})
+
+
+def _load_private(folder: Path, root: Path) -> Exercise:
+    exercise = find(f"{folder.parent.name}/{folder.name}", root)
+    with _mistakes_told(path := folder / "private.toml"):
+        private = PrivateSuite.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Exercise.model_validate(
+            {
+                **exercise.model_dump(exclude={"misconceptions", "checks", "seconds"}),
+                "checks": [check.model_dump() for check in private.checks],
+                "seconds": private.seconds,
+                "folder": exercise.folder,
+                "root": root,
+                "private": folder,
+                "share": private.share,
+            }
+        )
+
+
+@contextmanager
+def _mistakes_told(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as exc:
         raise GradingError(f"Cannot read {path}: {exc.strerror}.") from exc
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise GradingError(f"{path} is not TOML: {exc}.") from exc
     except ValidationError as exc:
         faults = "; ".join(_fault(error["loc"], error["msg"]) for error in exc.errors())
@@ -225,6 +271,14 @@ def _fault(place: tuple[str | int, ...], message: str) -> str:
 def all_exercises(root: Path = ROOT) -> list[Exercise]:
     found = sorted((root / "exercises").glob("*/*/exercise.toml"))
     return [load(path.parent, root) for path in found]
+
+
+def private_suites(folder: Path, root: Path = ROOT) -> list[Exercise]:
+    """Those below `folder`, as <track>/<exercise>/private.toml. Raises GradingError."""
+    found = [load(path.parent.resolve(), root) for path in sorted(folder.glob("*/*/private.toml"))]
+    if not found:
+        raise GradingError(f"PRIVATE={folder} has no <track>/<exercise>/private.toml.")
+    return found
 
 
 def find(name: str, root: Path = ROOT) -> Exercise:

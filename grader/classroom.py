@@ -4,14 +4,14 @@ import random
 import signal
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from grader import reports
 from grader.batch import Batch, Done, Job, Suites, Team, here
-from grader.catalogue import Exercise, GradingError
+from grader.catalogue import Exercise, GradingError, private_suites
 from grader.intake import HANDED_IN, Answer, Class, Student, take_in_class
 from grader.journal import Journal
 from grader.progress import outcome, progress
@@ -37,6 +37,9 @@ class Order:
 
     out: Path = OUT
     rubric: Path | None = None
+    private: Path | None = None
+    """Suites of the trainer's own."""
+
     seed: int | None = None
     at_once: int | None = None
     official: bool = False
@@ -54,11 +57,12 @@ def grade_class(order: Order) -> int:
     Raises GradingError.
     """
     rubric = load_rubric(order.rubric, order.exercises)
+    suites = _private(order)
     handed = _handed(order)
     moments = handed_in(order.submissions / HANDED_IN) if order.submissions else {}
     with Journal(order.out, lambda: random.randrange(1_000_000)) as journal:
         seed = journal.seed if order.seed is None else order.seed
-        jobs = _jobs(handed, seed)
+        jobs = _jobs(handed, suites, seed)
         with _stopped_by_signals(order.stopping):
             done = _graded(order, journal, jobs)
         alike = _alike(handed, order.exercises, rubric.similar_from)
@@ -67,13 +71,15 @@ def grade_class(order: Order) -> int:
             jobs,
             done,
             order.exercises,
+            suites,
             rubric,
             moments,
             seed=seed,
             official_tier=order.accept_tier,
             similar=alike,
         )
-        reports.write(order.out, results, {exercise.id: exercise for exercise in order.exercises})
+        every = [*order.exercises, *suites.values()]
+        reports.write(order.out, results, {exercise.key: exercise for exercise in every})
     return _told(order, results, done)
 
 
@@ -91,14 +97,23 @@ def _handed(order: Order) -> Class:
     return handed
 
 
-def _jobs(handed: Class, seed: int) -> Jobs:
+def _private(order: Order) -> dict[str, Exercise]:
+    """By the exercise's id."""
+    asked = {exercise.id for exercise in order.exercises}
+    found = private_suites(order.private) if order.private else []
+    return {suite.id: suite for suite in found if suite.id in asked}
+
+
+def _jobs(handed: Class, private: Mapping[str, Exercise], seed: int) -> Jobs:
     suites = Suites()
-    return {
-        (student.name, answer.exercise.id): suites.job(answer.exercise, answer.intake, seed)
-        for student in handed.students
-        for answer in student.answers
-        if not answer.problem
-    }
+    jobs = {}
+    for student in handed.students:
+        for answer in student.answers:
+            both = [answer.exercise, private.get(answer.exercise.id)]
+            for exercise in both if not answer.problem else []:
+                if exercise:
+                    jobs[student.name, exercise.key] = suites.job(exercise, answer.intake, seed)
+    return jobs
 
 
 def _graded(order: Order, journal: Journal, jobs: Jobs) -> dict[str, Done]:

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--submissions", type=Path, help="a class: the folder that holds them")
     grade.add_argument("--out", type=Path, default=OUT, help="where reports go (default: reports)")
     grade.add_argument("--rubric", type=Path, help="weights, what lateness costs: a TOML file")
+    grade.add_argument("--private", type=Path, help="suites of your own: a folder of them")
     grade.add_argument("--at-once", type=_at_least_one, help="submissions (default: 2 a core)")
     command("hint", _hint, "give the next hint, and count it")
     command("watch", _watch, "grade again on every save")
@@ -123,6 +124,7 @@ def _grade_many(options: argparse.Namespace) -> int:
             submissions=options.submissions,
             out=options.out,
             rubric=options.rubric,
+            private=options.private,
             seed=options.seed,
             at_once=options.at_once,
             official=options.official,

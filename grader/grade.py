@@ -147,6 +147,8 @@ def suite_digest(exercise: Exercise) -> str:
         parts += _below(root / path, answers)
     for file in (root / "exercises" / exercise.track / "conftest.py", *exercise.suite):
         parts += _below(file, answers)
+    if exercise.private:
+        parts += _below(exercise.private, answers)
     return digest(iter(parts))
 
 

@@ -37,11 +37,16 @@ def outcome(done: Done) -> str:
     return f"{done.grade.earned} of 100"
 
 
+def _about(done: Done) -> str:
+    exercise = done.job.exercise
+    return f"{exercise.short} private" if exercise.private else exercise.short
+
+
 def _line(whose: str, done: Done) -> str:
     name = printable(whose)[:MAX_NAME].replace("\n", " ")
     seconds = f"{done.grade.seconds:.1f} s" if done.grade else ""
     words = printable(outcome(done).splitlines()[0])
-    return f"{name}  {done.job.exercise.short}  {words}  {seconds}".rstrip()
+    return f"{name}  {_about(done)}  {words}  {seconds}".rstrip()
 
 
 class Lines:

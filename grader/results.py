@@ -15,8 +15,7 @@ from grader.batch import Done, Job
 from grader.catalogue import Exercise, Strict, criteria
 from grader.grade import Grade
 from grader.intake import Answer, Class, Student
-from grader.report import Verdict
-from grader.rubric import Points, Rubric, weighted
+from grader.rubric import Points, Rubric, rounded, weighted
 from grader.similar import Similar
 
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}")
@@ -31,6 +30,12 @@ class ExerciseResult(Strict):
     """Of a hundred, private checks included."""
 
     grade: Grade | None = None
+    private: Grade | None = None
+    """Of a suite that students do not have."""
+
+    share: int = 0
+    """How many of the hundred points the private suite decides."""
+
     why: str = ""
     """Why it is not graded."""
 
@@ -94,6 +99,7 @@ def assemble(
     jobs: Mapping[tuple[str, str], Job],
     done: Mapping[str, Done],
     exercises: Sequence[Exercise],
+    suites: Mapping[str, Exercise],
     rubric: Rubric,
     moments: Mapping[str, datetime],
     *,
@@ -101,9 +107,9 @@ def assemble(
     official_tier: int,
     similar: Iterable[Similar] = (),
 ) -> ClassResults:
-    """`jobs` is by student and exercise, `done` by the job's key."""
+    """`jobs` is by student and exercise's key, `done` by the job's; `suites` are private ones."""
     students = [
-        _student(student, jobs, done, exercises, rubric, moments.get(student.name))
+        _student(student, jobs, done, exercises, suites, rubric, moments.get(student.name))
         for student in handed.students
     ]
     tiers = [r.grade.tier for s in students for r in s.graded if r.grade and r.grade.tier]
@@ -125,24 +131,25 @@ def _student(
     jobs: Mapping[tuple[str, str], Job],
     done: Mapping[str, Done],
     exercises: Sequence[Exercise],
+    suites: Mapping[str, Exercise],
     rubric: Rubric,
     moment: datetime | None,
 ) -> StudentResult:
     answers = {answer.exercise.id: answer for answer in student.answers}
     results = []
     for exercise in exercises:
-        job = jobs.get((student.name, exercise.id))
-        answer = answers.get(exercise.id)
-        came = done.get(job.key) if job else None
-        results.append(_result(exercise, answer, came, _hints(student, exercise)))
-    by_criterion = _by_criterion(exercises, results)
+        suite, answer = suites.get(exercise.id), answers.get(exercise.id)
+        keys = [each.key for each in (exercise, suite) if each]
+        came = [done[jobs[student.name, key].key] for key in keys if (student.name, key) in jobs]
+        results.append(_result(exercise, suite, answer, came, _hints(student, exercise)))
+    by_criterion = _by_criterion(exercises, suites, results)
     if rubric.total_of == "exercises":
         percents = {result.short: result.points for result in results}
     else:
         percents = {each.criterion: each.percent for each in by_criterion}
     before = weighted(rubric, percents)
     late = _late(student.name, rubric, moment)
-    total = round(before * (100 - late.percent) / 100, 1) if late else before
+    total = rounded(before * (100 - late.percent) / 100) if late else before
     return StudentResult(
         name=legible(student.name),
         page=page_name(student.name),
@@ -162,7 +169,11 @@ def _hints(student: Student, exercise: Exercise) -> int | None:
 
 
 def _result(
-    exercise: Exercise, answer: Answer | None, came: Done | None, hints: int | None
+    exercise: Exercise,
+    suite: Exercise | None,
+    answer: Answer | None,
+    came: Sequence[Done],
+    hints: int | None,
 ) -> ExerciseResult:
     known = ExerciseResult(
         exercise=exercise.id, short=exercise.short, title=exercise.title, state="not_handed_in"
@@ -174,36 +185,57 @@ def _result(
         "notes": tuple(map(legible, answer.notes)),
         "flags": tuple(map(legible, answer.flags)),
     }
-    why = answer.problem or (came.problem if came else "")
-    if came is None or came.grade is None:
+    grades = [each.grade for each in came if each.grade]
+    if answer.problem or len(grades) < (2 if suite else 1):
+        why = answer.problem or next(each.problem for each in came if not each.grade)
         return known.model_copy(update={**about, "state": "not_graded", "why": legible(why)})
-    state = "could_not_tell" if came.grade.undecided else "graded"
-    points = float(came.grade.earned)
-    return known.model_copy(update={**about, "state": state, "grade": came.grade, "points": points})
+    grade, private = grades[0], grades[1] if suite else None
+    share = suite.share if suite else 0
+    points = grade.earned * (100 - share) / 100 + (private.earned if private else 0) * share / 100
+    return known.model_copy(
+        update={
+            **about,
+            "state": "could_not_tell" if any(each.undecided for each in grades) else "graded",
+            "grade": grade,
+            "private": private,
+            "share": share,
+            "points": rounded(points),
+        }
+    )
 
 
 def _by_criterion(
-    exercises: Sequence[Exercise], results: Sequence[ExerciseResult]
+    exercises: Sequence[Exercise],
+    suites: Mapping[str, Exercise],
+    results: Sequence[ExerciseResult],
 ) -> list[CriterionResult]:
-    """What nobody handed in counts as nothing earned."""
+    """What somebody did not hand in counts as nothing earned."""
     points: dict[str, Points] = {}
     for exercise, result in zip(exercises, results, strict=True):
-        earned = {check.id: check.earned for check in result.grade.checks} if result.grade else {}
-        for check in exercise.checks:
-            if check.criterion:
-                more = Points(earned.get(check.id, 0), check.points)
-                points[check.criterion] = points.get(check.criterion, Points()) + more
+        suite = suites.get(exercise.id)
+        share = suite.share if suite else 0
+        _add(points, exercise, result.grade, (100 - share) / 100)
+        if suite:
+            _add(points, suite, result.private, share / 100)
     return [
         CriterionResult(
             criterion=each.id,
             title=each.title,
-            earned=points[each.id].earned,
-            possible=points[each.id].possible,
+            earned=rounded(points[each.id].earned),
+            possible=rounded(points[each.id].possible),
             percent=points[each.id].percent,
         )
         for each in criteria()
         if each.id in points
     ]
+
+
+def _add(points: dict[str, Points], exercise: Exercise, grade: Grade | None, part: float) -> None:
+    earned = {check.id: check.earned for check in grade.checks} if grade else {}
+    for check in exercise.checks:
+        if check.criterion:
+            more = Points(earned.get(check.id, 0) * part, check.points * part)
+            points[check.criterion] = points.get(check.criterion, Points()) + more
 
 
 def _late(student: str, rubric: Rubric, moment: datetime | None) -> LateResult | None:
@@ -223,8 +255,3 @@ def page_name(student: str) -> str:
 def legible(text: str) -> str:
     """File names may hold bytes that are no text."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def verdict_of(result: ExerciseResult, check: str) -> Verdict | None:
-    checks = result.grade.checks if result.grade else ()
-    return next((each.verdict for each in checks if each.id == check), None)

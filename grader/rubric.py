@@ -47,7 +47,7 @@ class Rubric(Strict):
     """By exercise, such as "medium/ex02", or criterion; 1 unless said, and 0 leaves it out."""
 
     late: Late | None = None
-    similar_from: Percent = 60
+    similar_from: Percent = 70
     """Answers that share so much are pointed out to a person."""
 
     def weight(self, name: str) -> float:

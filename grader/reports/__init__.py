@@ -44,7 +44,8 @@ def _files(results: ClassResults, exercises: Mapping[str, Exercise]) -> dict[str
         ).encode()
         files[f"gradescope/{student.page}.json"] = forms.gradescope(student)
         for result in student.graded:
-            if result.grade:
-                name = f"records/{student.page}/{result.exercise}.json"
-                files[name] = result.grade.record_bytes()
+            for grade, end in ((result.grade, ""), (result.private, ".private")):
+                if grade:
+                    name = f"records/{student.page}/{result.exercise}{end}.json"
+                    files[name] = grade.record_bytes()
     return files

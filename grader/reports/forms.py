@@ -28,7 +28,8 @@ FORMULA = re.compile(r"[=+\-@\t\r\n|%]|\\u[0-9a-f]{4}")
 def as_json(results: ClassResults) -> bytes:
     """Without what was said over the wire, which the pages show."""
     checks = {"checks": {"__all__": EVIDENCE}}
-    left_out = {"students": {"__all__": {"exercises": {"__all__": {"grade": checks}}}}}
+    grades = {"grade": checks, "private": checks}
+    left_out = {"students": {"__all__": {"exercises": {"__all__": grades}}}}
     return _json(results.model_dump(mode="json", exclude=left_out))
 
 
@@ -103,7 +104,9 @@ def _suite(suites: ET.Element, student: StudentResult, result: ExerciseResult) -
         case = _case(suites, student, result.short, "can be graded", errors=1)
         ET.SubElement(case, "error", message=printable(result.why))
     else:
-        _checks(suites, student, result, result.grade)
+        _checks(suites, student, result.short, result.grade)
+        if result.private:
+            _checks(suites, student, f"{result.short} private", result.private)
 
 
 def _case(
@@ -119,11 +122,9 @@ def _named(student: StudentResult, about: str) -> dict[str, str]:
     return {"name": f"{printable(student.name)} {about}"}
 
 
-def _checks(
-    suites: ET.Element, student: StudentResult, result: ExerciseResult, grade: Grade
-) -> None:
+def _checks(suites: ET.Element, student: StudentResult, about: str, grade: Grade) -> None:
     undecided = [check for check in grade.checks if check.verdict is Verdict.COULD_NOT_TELL]
-    suite = ET.SubElement(suites, "testsuite", _named(student, result.short))
+    suite = ET.SubElement(suites, "testsuite", _named(student, about))
     suite.set("tests", str(len(grade.checks)))
     suite.set("failures", str(len(grade.failed) - len(undecided)))
     suite.set("errors", str(len(undecided)))
@@ -141,7 +142,7 @@ def _checks(
 
 def gradescope(student: StudentResult) -> bytes:
     """What an autograder puts into results.json."""
-    tests = [_test(result, check) for result in student.graded for check in _checks_of(result)]
+    tests = [test for result in student.graded for test in _tests(result)]
     told = [*student.notes, *([student.problem] if student.problem else [])]
     for result in student.exercises:
         told += [f"{result.short}: {note}" for note in (*result.notes, result.why) if note]
@@ -157,8 +158,13 @@ def gradescope(student: StudentResult) -> bytes:
     )
 
 
-def _checks_of(result: ExerciseResult) -> Sequence[CheckGrade]:
-    return result.grade.checks if result.grade else ()
+def _tests(result: ExerciseResult) -> Iterator[dict[str, Any]]:
+    """Of a private check, what came of it, and not what it looked at."""
+    if result.grade:
+        yield from (_test(result, check) for check in result.grade.checks)
+    if result.private:
+        for check in result.private.checks:
+            yield {**_test(result, check), "output": "", "visibility": "after_published"}
 
 
 def _test(result: ExerciseResult, check: CheckGrade) -> dict[str, Any]:

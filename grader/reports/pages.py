@@ -79,6 +79,8 @@ class Section:
 
     exercise: Exercise
     result: ExerciseResult
+    suite: Exercise | None = None
+    """The private one."""
 
     @property
     def anchor(self) -> str:
@@ -96,10 +98,10 @@ class Section:
         return [*groups, ("", rest)] if rest else groups
 
     def checks(self) -> list[Shown]:
-        grade = self.result.grade
-        declared = {check.id: check for check in self.exercise.checks}
-        found = grade.checks if grade else ()
-        return [Shown(declared[check.id], check) for check in found if check.id in declared]
+        return _shown(self.exercise, self.result.grade)
+
+    def private_checks(self) -> list[Shown]:
+        return _shown(self.suite, self.result.private) if self.suite else []
 
     def to_mend(self) -> list[tuple[Shown, list[str]]]:
         """Checks that one TODO keeps from passing are explained once; the ids of the others."""
@@ -114,6 +116,12 @@ class Section:
         return misconception(self.exercise, self.result.grade)
 
 
+def _shown(exercise: Exercise, grade: Grade | None) -> list[Shown]:
+    declared = {check.id: check for check in exercise.checks}
+    found = grade.checks if grade else ()
+    return [Shown(declared[check.id], check) for check in found if check.id in declared]
+
+
 def misconception(exercise: Exercise, grade: Grade | None) -> Misconception | None:
     wanted = grade.misconception if grade else None
     return next((known for known in exercise.misconceptions if known.id == wanted), None)
@@ -123,7 +131,7 @@ def student_page(
     results: ClassResults, student: StudentResult, exercises: Mapping[str, Exercise]
 ) -> str:
     sections = [
-        Section(exercises[result.exercise], result)
+        Section(exercises[result.exercise], result, exercises.get(f"{result.exercise} private"))
         for result in student.exercises
         if result.state != "not_handed_in"
     ]
@@ -141,12 +149,17 @@ class Column:
     exercise: Exercise
     rows: Sequence[tuple[StudentResult, ExerciseResult]]
 
+    def grade(self, result: ExerciseResult) -> Grade | None:
+        return result.private if self.exercise.private else result.grade
+
     @property
     def graded(self) -> list[tuple[StudentResult, Grade]]:
-        return [(student, result.grade) for student, result in self.rows if result.grade]
+        both = ((student, self.grade(result)) for student, result in self.rows)
+        return [(student, grade) for student, grade in both if grade]
 
     def verdicts(self, result: ExerciseResult) -> list[Verdict | None]:
-        checks = result.grade.checks if result.grade else ()
+        grade = self.grade(result)
+        checks = grade.checks if grade else ()
         found = {check.id: check.verdict for check in checks}
         return [found.get(check.id) for check in self.exercise.checks]
 
@@ -183,10 +196,12 @@ class Shared:
 def class_page(results: ClassResults, exercises: Mapping[str, Exercise]) -> str:
     columns = [_column(results, exercises[id_]) for id_ in results.exercises]
     columns = [column for column in columns if column.rows]
+    private = [_column(results, each) for each in exercises.values() if each.private]
     page = PAGES.get_template("class.html.j2")
     return page.render(
         results=results,
         columns=columns,
+        tables=[*columns, *(column for column in private if column.rows)],
         distribution=distribution([student.total for student in results.students]),
         criteria=_class_criteria(results),
         misconceptions=_misconceptions(columns),

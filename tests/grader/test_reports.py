@@ -95,6 +95,7 @@ def results(rubric: Rubric | None = None, words: str = EVIL) -> ClassResults:
         jobs,
         done,
         [EXERCISE, LAB],
+        {},
         rubric or Rubric(),
         {"alice": datetime(2026, 11, 20, 18, 30, tzinfo=UTC)},
         seed=7,
@@ -283,6 +284,6 @@ def test_every_exercise_has_a_page(tmp_path: Path) -> None:
     """Whatever exercises there are, a student who handed in none of them has a page."""
     exercises = all_exercises()
     handed = Class([Student("alice", problem="holds no file")])
-    empty = assemble(handed, {}, {}, exercises, Rubric(), {}, seed=1, official_tier=1)
+    empty = assemble(handed, {}, {}, exercises, {}, Rubric(), {}, seed=1, official_tier=1)
     write(tmp_path, empty, {each.id: each for each in exercises})
     assert (tmp_path / "students/alice.html").exists()
