@@ -7,7 +7,8 @@ unexport PYTHONHOME PYTHONPATH
 # What `make grade` hands on when it is set: SUBMISSIONS=dir becomes --submissions dir.
 handed_on = $(if $($(1)),--$(2) "$($(1))")
 GRADING = $(call handed_on,SUBMISSIONS,submissions) $(call handed_on,OUT,out) \
-	$(call handed_on,RUBRIC,rubric) $(call handed_on,PRIVATE,private)
+	$(call handed_on,RUBRIC,rubric) $(call handed_on,PRIVATE,private) \
+	$(call handed_on,SCHEDULER,scheduler)
 
 help: ## Print this list
 	@echo "usage: make TARGET"

@@ -14,7 +14,7 @@ from grader.grade import Grade, grade_of, suite_digest
 from grader.journal import Journal
 from grader.manifest import digest
 from grader.runner import Grader, opened
-from grader.sandbox.client import SandboxProblem
+from grader.sandbox.client import TIERS, SandboxProblem
 from grader.workspace import Intake
 
 SUBMISSIONS_PER_CORE = 2
@@ -50,7 +50,9 @@ class Done:
 class Team(Protocol):
     """Whoever grades: threads of this process, or other machines."""
 
-    at_once: int
+    @property
+    def at_once(self) -> int:
+        """How many it can have on its hands; more machines may come."""
 
     def prepare(self) -> None:
         """Before the first start, and only then. Raises GradingError when nobody can grade."""
@@ -84,7 +86,7 @@ class Batch:
     team: Team
     journal: Journal
     tell: Callable[[Done], None]
-    accept_tier: int = 3
+    accept_tier: int = max(TIERS)
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def run(self, jobs: Iterable[Job]) -> dict[str, Done]:
@@ -97,9 +99,9 @@ class Batch:
         left = [job for key, job in planned.items() if not done[key].grade]
         if left:
             self.team.prepare()
-        self._pass(sorted(left, key=_longest_first), self.team.at_once, done)
+        self._pass(sorted(left, key=_longest_first), done)
         for _ in range(TRIES - 1):
-            self._pass([each.job for each in done.values() if each.again], 1, done)
+            self._pass([each.job for each in done.values() if each.again], done, alone=True)
         return done
 
     def _kept(self, job: Job) -> Done:
@@ -108,13 +110,14 @@ class Batch:
             return Done(job, grade, kept=True)
         return Done(job, problem="it was not graded")
 
-    def _pass(self, jobs: Sequence[Job], at_once: int, done: dict[str, Done]) -> None:
-        """At most `at_once` are given out at a time, so that stopping is soon."""
+    def _pass(self, jobs: Sequence[Job], done: dict[str, Done], *, alone: bool = False) -> None:
+        """No more are given out than the team can begin with, so that stopping is soon."""
         came: queue.SimpleQueue[Done] = queue.SimpleQueue()
         waiting, running = list(reversed(jobs)), 0
         stopped = False
         while running or (waiting and not self.stopping.is_set()):
-            while waiting and running < at_once and not self.stopping.is_set():
+            room = 1 if alone else self.team.at_once
+            while waiting and running < room and not self.stopping.is_set():
                 self.team.start(waiting.pop(), came.put)
                 running += 1
             if self.stopping.is_set() and not stopped:
@@ -136,27 +139,10 @@ def _longest_first(job: Job) -> tuple[float, str]:
     return (-job.exercise.seconds, job.exercise.key)
 
 
-def graded(living: Callable[[], Grader], job: Job) -> Done:
-    """One job, here. Raises nothing: what is wrong with one is not the others' business."""
-    try:
-        grader = living()
-        report = grader.grade(job.exercise, job.intake, seed=job.seed)
-    except SandboxProblem as exc:
-        return Done(job, problem=f"This machine cannot run submissions: {exc}.", again=True)
-    except GradingError as exc:
-        return Done(job, problem=str(exc))
-    except OSError as exc:
-        return Done(job, problem=f"This machine: {exc}.", again=True)
-    if grader.stopping.is_set() and report.undecided:
-        return Done(job, problem="it was stopped")
-    grade = grade_of(report, job.suite, job.intake)
-    return Done(job, grade, again=grade.undecided)
-
-
 class Here:
     """Threads of this process around one warm parent, which is replaced should it ever go."""
 
-    def __init__(self, stack: ExitStack, at_once: int, accept_tier: int) -> None:
+    def __init__(self, stack: ExitStack, at_once: int, accept_tier: int = max(TIERS)) -> None:
         self.at_once = at_once
         self._accept_tier = accept_tier
         self._stack = stack
@@ -171,7 +157,23 @@ class Here:
         grader.insist_on(self._accept_tier)
 
     def start(self, job: Job, done: Callable[[Done], None]) -> None:
-        self._pool.submit(lambda: done(graded(self._living, job)))
+        self._pool.submit(lambda: done(self.grade(job)))
+
+    def grade(self, job: Job) -> Done:
+        """In this thread. Raises nothing: what is wrong with one is not the others' business."""
+        try:
+            grader = self._living()
+            report = grader.grade(job.exercise, job.intake, seed=job.seed)
+        except SandboxProblem as exc:
+            return Done(job, problem=f"This machine cannot run submissions: {exc}.", again=True)
+        except GradingError as exc:
+            return Done(job, problem=str(exc))
+        except OSError as exc:
+            return Done(job, problem=f"This machine: {exc}.", again=True)
+        if grader.stopping.is_set() and report.undecided:
+            return Done(job, problem="it was stopped")
+        grade = grade_of(report, job.suite, job.intake)
+        return Done(job, grade, again=grade.undecided)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -185,6 +187,6 @@ class Here:
 
 
 @contextmanager
-def here(at_once: int | None = None, accept_tier: int = 3) -> Iterator[Here]:
+def here(at_once: int | None = None, accept_tier: int = max(TIERS)) -> Iterator[Here]:
     with ExitStack() as stack:
         yield Here(stack, at_once or SUBMISSIONS_PER_CORE * (os.cpu_count() or 1), accept_tier)

@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--rubric", type=Path, help="weights, what lateness costs: a TOML file")
     grade.add_argument("--private", type=Path, help="suites of your own: a folder of them")
     grade.add_argument("--at-once", type=_at_least_one, help="submissions (default: 2 a core)")
+    grade.add_argument("--scheduler", help="grade on this Dask cluster, such as tcp://host:8786")
     command("hint", _hint, "give the next hint, and count it")
     command("watch", _watch, "grade again on every save")
     command("progress", _progress, "show all exercises, their scores and hints", "*")
@@ -127,6 +128,7 @@ def _grade_many(options: argparse.Namespace) -> int:
             private=options.private,
             seed=options.seed,
             at_once=options.at_once,
+            scheduler=options.scheduler,
             official=options.official,
             accept_tier=options.accept_tier,
         )

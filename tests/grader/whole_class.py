@@ -1,6 +1,7 @@
 """A whole class in one `make grade`: killed in the middle, resumed, and exactly as expected.
 
-CLASS_OF=200 makes it larger, and CLASS_HAS=everything adds the labs and the slow attacks.
+`make verify-class`; it takes minutes, so `make test` leaves it alone. CLASS_OF=200 makes it larger,
+CLASS_HAS=everything adds the labs and the slow attacks, and the class is graded on a cluster, too.
 """
 
 import os
