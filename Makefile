@@ -61,6 +61,12 @@ submit: ready-all ## Pack your answers, to hand them in: NAME=alice
 verify: ready-all ## Hold the exercises, or EX=medium/ex02, to their matrix
 	@$(PY) -m grader verify $(EX) $(ARGS)
 
+verify-class: ready-all ## Grade a made-up class of 40, or CLASS_OF=20, and compare
+	@$(PY) -m pytest -n0 -o faulthandler_timeout=0 tests/grader/whole_class.py $(ARGS)
+
+verify-full: ready-all verify ## Verify all, and a class of 200, here and on a cluster
+	@CLASS_OF=200 CLASS_HAS=everything $(MAKE) --no-print-directory verify-class
+
 kit: ready-all ## Make the students' copy of the course: OUT=a new folder
 	@$(PY) -m grader kit $(OUT)
 
@@ -84,4 +90,4 @@ ready-%:
 	@sh scripts/setup.sh $*
 
 .PHONY: help medium advanced user test test-containers check format grade serve hint watch progress submit verify \
-	mutants kit bench bench-grader lock clean
+	verify-class verify-full mutants kit bench bench-grader lock clean

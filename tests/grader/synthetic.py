@@ -51,9 +51,15 @@ EXPECTED = TypeAdapter(list[Expected])
 
 
 def make_class(
-    folder: Path, exercises: Sequence[Exercise], students: int, seed: int, *, quick: bool = False
+    folder: Path,
+    exercises: Sequence[Exercise],
+    students: int,
+    seed: int,
+    *,
+    quick: bool = False,
+    harmless: bool = False,
 ) -> list[Expected]:
-    """`quick` leaves out the attacks that take all their time."""
+    """`quick` leaves out the attacks that take all their time, `harmless` all that would be run."""
     rng = random.Random(seed)
     answers = {exercise.id: _answers(exercise) for exercise in exercises}
     kinds = [kind for kind, share in SHARES.items() for _ in range(share * students // 100)]
@@ -63,7 +69,7 @@ def make_class(
     for number, kind in enumerate(kinds):
         name = f"student-{number:03}"
         if kind == "hostile":
-            expected.append(_hostile(folder, name, rng, quick=quick))
+            expected.append(_hostile(folder, name, rng, quick=quick, harmless=harmless))
             continue
         exercise = rng.choice([each for each in exercises if answers[each.id][kind]])
         case = rng.choice(answers[exercise.id][kind])
@@ -157,9 +163,11 @@ def _zip(path: Path, files: Mapping[str, bytes]) -> None:
 # --- and what some of them try
 
 
-def _hostile(folder: Path, name: str, rng: random.Random, *, quick: bool) -> Expected:
+def _hostile(
+    folder: Path, name: str, rng: random.Random, *, quick: bool, harmless: bool
+) -> Expected:
     attacks = [attack for attack in ATTACKS if not quick or attack.stem not in SLOW]
-    if rng.random() < 0.3:
+    if rng.random() < 0.3 or harmless:
         wrong = rng.choice(list(WRONG_PACKAGES))
         state = WRONG_PACKAGES[wrong](folder, name)
         return Expected(name, HOSTILE.id, wrong, state=state, earned=0)

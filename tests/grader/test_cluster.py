@@ -2,9 +2,6 @@
 
 import os
 import pickle
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,64 +11,27 @@ from distributed import Client, Future
 from distributed.protocol.serialize import serialize
 
 from grader.batch import Suites
-from grader.catalogue import ROOT, find
+from grader.catalogue import find
 from grader.cli import main
 from grader.cluster import SentGrade, SentJob, _as_bytes, grade_there
 from grader.workspace import Intake
+from tests.grader.clusters import records, two_workers
 from tests.grader.synthetic import make_class
 
 EXERCISE = find("medium/ex02")
 
 
-def dask(*words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "dask", *words, "--no-dashboard"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of one with two workers of one thread each, all processes of their own."""
-    folder = tmp_path_factory.mktemp("dask")
-    file = folder / "scheduler.json"
-    where = ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)]
-    processes = [dask("scheduler", *where)]
-    words = ["--scheduler-file", str(file), "--nthreads", "1", "--local-directory", str(folder)]
-    try:
-        while not file.exists():
-            assert processes[0].poll() is None
-            time.sleep(0.05)
-        processes += [dask("worker", *words, "--no-nanny") for _ in "12"]
-        with Client(scheduler_file=str(file)) as client:
-            client.wait_for_workers(2, timeout=60)
-            address = client.scheduler.address
+    with two_workers(tmp_path_factory.mktemp("dask")) as address:
         yield address
-    finally:
-        for process in reversed(processes):
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def records(out: Path) -> dict[str, bytes]:
-    found = {
-        str(path.relative_to(out)): path.read_bytes() for path in (out / "records").rglob("*.json")
-    }
-    assert found
-    return found
 
 
 @pytest.fixture(scope="module")
 def submissions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("class") / "submissions"
     folder.mkdir()
-    make_class(folder, [EXERCISE], 4, seed=3, quick=True)
+    make_class(folder, [EXERCISE], 4, seed=3, quick=True, harmless=True)
     return folder
 
 
