@@ -70,6 +70,9 @@ verify-full: ready-all verify ## Verify all, and a class of 200, here and on a c
 kit: ready-all ## Make the students' copy of the course: OUT=a new folder
 	@$(PY) -m grader kit $(OUT)
 
+gradescope: ready-all ## Make a Gradescope autograder: OUT=a new folder
+	@$(PY) -m grader gradescope $(EX) $(call handed_on,OUT,out)
+
 bench: ready-all ## Compare the speed of the service with two baselines
 	@$(PY) -m bench $(ARGS)
 
@@ -90,4 +93,4 @@ ready-%:
 	@sh scripts/setup.sh $*
 
 .PHONY: help medium advanced user test test-containers check format grade serve hint watch progress submit verify \
-	verify-class verify-full mutants kit bench bench-grader lock clean
+	verify-class verify-full mutants kit gradescope bench bench-grader lock clean

@@ -12,7 +12,7 @@ from pathlib import Path
 from grader import reports
 from grader.batch import Batch, Done, Job, Suites, Team, here
 from grader.catalogue import Exercise, GradingError, private_suites
-from grader.intake import HANDED_IN, Answer, Class, Student, take_in_class
+from grader.intake import HANDED_IN, Answer, Class, Student, take_in_class, take_in_student
 from grader.journal import Journal
 from grader.progress import outcome, progress
 from grader.render import printable
@@ -34,6 +34,9 @@ class Order:
     exercises: Sequence[Exercise]
     submissions: Path | None = None
     """None: the exercises in this tree, as one student's."""
+
+    student: str | None = None
+    """`submissions` is one student's, called this."""
 
     out: Path = OUT
     rubric: Path | None = None
@@ -91,6 +94,9 @@ def _handed(order: Order) -> Class:
         answers = [Answer(each, take_in(each, each.folder)) for each in order.exercises]
         return Class([Student(THIS_TREE, answers)])
     try:
+        if order.student is not None:
+            student = take_in_student(order.student, [order.submissions], order.exercises)
+            return Class([student])
         handed = take_in_class(order.submissions, order.exercises)
     except OSError as exc:
         where = f"SUBMISSIONS={order.submissions}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from grader import bench, mutants, verify, watch
 from grader.catalogue import Exercise, GradingError, all_exercises, find
 from grader.classroom import OUT, Order, grade_class
+from grader.gradescope import make_autograder
 from grader.kit import make_kit
 from grader.render import NAMES, WIDTH, render
 from grader.report import Report, Result, Verdict
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--official", action="store_true", help="refuse below --accept-tier")
     grade.add_argument("--accept-tier", type=int, choices=TIERS, default=1, help="(default: 1)")
     grade.add_argument("--submissions", type=Path, help="a class: the folder that holds them")
+    grade.add_argument("--student", help="--submissions holds one student's, called this")
     grade.add_argument("--out", type=Path, default=OUT, help="where reports go (default: reports)")
     grade.add_argument("--rubric", type=Path, help="weights, what lateness costs: a TOML file")
     grade.add_argument("--private", type=Path, help="suites of your own: a folder of them")
@@ -81,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     submit = command("submit", _submit, "pack the files that you may change, to hand them in", "*")
     submit.add_argument("--name", default="submission", help="yours; the archive is called so")
     submit.add_argument("--out", type=Path, default=Path(), help="the folder it goes to")
+    scope = command("gradescope", _gradescope, "make a Gradescope autograder", "*")
+    scope.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
     kit = commands.add_parser("kit", help="make the students' copy of the course")
     kit.set_defaults(run=_kit)
     kit.add_argument("out", type=Path, help="a folder that is not there yet")
@@ -123,6 +127,7 @@ def _grade_many(options: argparse.Namespace) -> int:
         Order(
             exercises=[find(name) for name in options.exercise] or all_exercises(),
             submissions=options.submissions,
+            student=options.student,
             out=options.out,
             rubric=options.rubric,
             private=options.private,
@@ -259,6 +264,13 @@ def _bench(options: argparse.Namespace) -> int:
 def _kit(options: argparse.Namespace) -> int:
     files = make_kit(options.out)
     print(f"{options.out} has the students' copy: {files} files. They begin with its README.md.")
+    return 0
+
+
+def _gradescope(options: argparse.Namespace) -> int:
+    exercises = [find(name) for name in options.exercise] or all_exercises()
+    files = make_autograder(options.out, exercises)
+    print(f"{options.out} has {files} files. Zip what is in it, and upload that as an autograder.")
     return 0
 
 

@@ -43,6 +43,7 @@ def make_archive(out: Path, exercises: Sequence[Exercise], state: State) -> list
 def _write(out: Path, files: dict[str, bytes]) -> None:
     fresh = out.with_name(f".{out.name}.new")
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(fresh, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, data in files.items():
                 entry = zipfile.ZipInfo(name, LONG_AGO)
