@@ -14,6 +14,9 @@ help: ## Print this list
 	@echo "usage: make TARGET"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
 
+doctor: ## Look at this computer: what is in the way, and how to mend it
+	@sh scripts/doctor.sh
+
 medium: ready-medium ## Run the medium service on port 8000, or on PORT=9000
 	@exec $(PY) -m shared.serve medium.app.main:app
 
@@ -92,5 +95,5 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help medium advanced user test test-containers check format grade serve hint watch progress submit verify \
-	verify-class verify-full mutants kit gradescope bench bench-grader lock clean
+.PHONY: help doctor medium advanced user test test-containers check format grade serve hint watch progress submit \
+	verify verify-class verify-full mutants kit gradescope bench bench-grader lock clean

@@ -19,6 +19,9 @@ from pydantic import (
 
 ROOT = Path(__file__).resolve().parents[1]
 
+Track = Literal["medium", "advanced"]
+TRACKS = ("medium", "advanced")
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -130,7 +133,7 @@ class Exercise(Strict):
     """One `exercise.toml`."""
 
     title: Text
-    track: Literal["medium", "advanced"]
+    track: Track
     minutes: int = Field(ge=1, le=600)
     prerequisites: tuple[str, ...] = ()
     include: tuple[RelativePath, ...] = ()
@@ -269,8 +272,13 @@ def _fault(place: tuple[str | int, ...], message: str) -> str:
 
 
 def all_exercises(root: Path = ROOT) -> list[Exercise]:
-    found = sorted((root / "exercises").glob("*/*/exercise.toml"))
-    return [load(path.parent, root) for path in found]
+    """In the order in which they are done: medium first, and in each track the lab."""
+    found = [load(path.parent, root) for path in (root / "exercises").glob("*/*/exercise.toml")]
+    return sorted(found, key=lambda exercise: (TRACKS.index(exercise.track), _lab_first(exercise)))
+
+
+def _lab_first(exercise: Exercise) -> tuple[bool, str]:
+    return exercise.folder.name != "lab", exercise.folder.name
 
 
 def private_suites(folder: Path, root: Path = ROOT) -> list[Exercise]:

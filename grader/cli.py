@@ -143,7 +143,7 @@ def _grade_many(options: argparse.Namespace) -> int:
 def _grade_one(options: argparse.Namespace) -> int:
     exercise = find(options.exercise[0])
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
-    with opened() as grader, _until_told_to_stop(grader):
+    with opened([exercise.track]) as grader, _until_told_to_stop(grader):
         intake = _intake(options, exercise)
         grader.base(exercise)
         grader.ready()
@@ -188,7 +188,7 @@ def _hint(options: argparse.Namespace) -> int:
 def _watch(options: argparse.Namespace) -> int:
     exercise = find(options.exercise)
     print(f"Watching {exercise.short}; Ctrl-C stops.", flush=True)
-    with opened() as grader:
+    with opened([exercise.track]) as grader:
         grader.base(exercise)
         grader.ready()
         failing: str | None = None

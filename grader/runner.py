@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from grader.catalogue import ROOT, Exercise, GradingError
+from grader.catalogue import ROOT, TRACKS, Exercise, GradingError
 from grader.judge.assignment import VARIABLE, Assignment, Lane, send
 from grader.report import Report, Result, Verdict, all_alike, judge_checks
 from grader.sandbox.client import TIERS, SandboxProblem, WarmParent, strongest_walls
@@ -312,11 +312,14 @@ def end(process: int) -> None:
 
 
 @contextmanager
-def opened() -> Iterator[Grader]:
-    """Raises GradingError when this machine cannot grade."""
+def opened(tracks: Sequence[str] = TRACKS) -> Iterator[Grader]:
+    """Whose exercises are of these tracks: what they import is ready, and nothing else.
+
+    Raises GradingError when this machine cannot grade.
+    """
     with ExitStack() as stack:
         try:
-            grader = Grader(stack.enter_context(WarmParent()))
+            grader = Grader(stack.enter_context(WarmParent(tracks=tracks)))
             stack.callback(grader.close)
             yield grader
         except SandboxProblem as exc:

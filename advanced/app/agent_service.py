@@ -5,12 +5,13 @@ Path of a request: routes > ProductionAgentService > turns > cache > graph > llm
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any, Self, cast
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointMetadata, empty_checkpoint
 from langgraph.graph.message import add_messages
@@ -35,7 +36,8 @@ from .monitoring import cache_lookups, measured_stream, measured_turn, tokens
 class ProductionAgentService(AgentService):
     """AgentService with a cache, numbers, and at most `at_once` turns with the model.
 
-    Made once for each worker; `of` gives a user's view of it.
+    Made once for each worker; `of` gives a user's view of it. `callbacks` are told, in the context
+    of the request that began it, of every step of the graph, every model call and every tool.
     """
 
     def __init__(
@@ -48,12 +50,15 @@ class ProductionAgentService(AgentService):
         timeout: float = 60.0,
         turn_wait: float = 30.0,
         at_once: int = 100,
+        callbacks: Sequence[BaseCallbackHandler] = (),
     ) -> None:
         super().__init__(llm, memory, sessions, timeout=timeout, turn_wait=turn_wait)
         self._cache = cache
         self._timeout = timeout
         self._places = asyncio.Semaphore(at_once)
-        self._graph_without_memory = build_graph(llm, [search_handbook, calculate])
+        without_memory = build_graph(llm, [search_handbook, calculate])
+        self.graph = self.graph.with_config(callbacks=list(callbacks))
+        self._graph_without_memory = without_memory.with_config(callbacks=list(callbacks))
         self._answers_depend_on = (
             version_of_the_agent(),
             llm.openai_api_base,

@@ -8,13 +8,14 @@ from functools import cache, partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
+from langchain_core.callbacks import BaseCallbackHandler
 from pydantic import ValidationError
 from starlette.responses import Response
 
 from shared.errors import AgentError, ConfigurationError
 from shared.llm import reachable
 from shared.models import ServiceInfo
-from shared.playground import router as playground
+from shared.playground import playground
 from shared.web.edge import Middleware, add_edge
 from shared.web.errors import on_agent_error
 from shared.web.lifecycle import end_with_the_parent, ending_turns_at_shutdown, sentence
@@ -57,13 +58,15 @@ def create_app(
     settings: Settings | None = None,
     *,
     outermost: Sequence[Middleware] = (),
+    callbacks: Sequence[BaseCallbackHandler] = (),
     open_conversations: OpenConversations | None = None,
 ) -> FastAPI:
     """Build the application. Nothing is opened before it starts.
 
     `outermost` sees every request before anybody else here, the last one first of all, and the
-    lifespan too. `open_conversations` is for sessions that are kept elsewhere than in SQLite;
-    tokens that were logged out and failed logins stay in STATE_DIR.
+    lifespan too. `callbacks` are told of every step of the graph, every model call and every tool.
+    `open_conversations` is for sessions that are kept elsewhere than in SQLite; tokens that were
+    logged out and failed logins stay in STATE_DIR.
     """
     config = settings or get_settings()
     configure_logs(config.log_level, debug=config.DEBUG)
@@ -71,7 +74,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with exporting(traces, config), running(app, config, open_conversations):
+        async with (
+            exporting(traces, config),
+            running(app, config, callbacks, open_conversations),
+        ):
             yield
 
     app = FastAPI(
@@ -101,7 +107,7 @@ def create_app(
         app.include_router(metrics.router)
     app.include_router(auth.router, prefix=config.API_PREFIX)
     app.include_router(agent.router, prefix=config.API_PREFIX)
-    app.include_router(playground)
+    app.include_router(playground(config.API_PREFIX, login=True))
     for middleware in outermost:
         app.add_middleware(middleware)
     return app
@@ -109,7 +115,10 @@ def create_app(
 
 @asynccontextmanager
 async def running(
-    app: FastAPI, config: Settings, open_conversations: OpenConversations | None
+    app: FastAPI,
+    config: Settings,
+    callbacks: Sequence[BaseCallbackHandler],
+    open_conversations: OpenConversations | None,
 ) -> AsyncIterator[None]:
     """Everything that lives and dies with the application, in the order in which it is needed."""
     apply_tracing(config)
@@ -143,6 +152,7 @@ async def running(
             timeout=config.REQUEST_TIMEOUT,
             turn_wait=config.TURN_WAIT,
             at_once=config.MAX_MODEL_CALLS,
+            callbacks=callbacks,
         )
         app.state.agent_service = service
         await enter(ending_turns_at_shutdown(service.turns))

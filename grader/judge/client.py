@@ -149,8 +149,8 @@ class Counted(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         exchange = self._exchange
-        # httpx's type promises an iterator; what comes is a generator, which has to be closed.
-        async with contextlib.aclosing(aiter(self._stream)) as pieces:  # type: ignore[type-var]
+        whole = aiter(self._stream)
+        async with contextlib.aclosing(whole) as pieces:  # type: ignore[type-var] # a generator, though httpx's type says less
             async for piece in pieces:
                 kept = piece[: KEPT_BODY - len(exchange.came)]
                 exchange.came += kept

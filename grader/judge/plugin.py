@@ -18,7 +18,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +29,7 @@ import pytest
 from grader.catalogue import Exercise, GradingError, is_suite, load
 from grader.judge.assignment import VARIABLE, Assignment, Lane, receive
 from grader.judge.client import Exchange, TooMuch
+from grader.judge.documents import todo_for
 from grader.judge.service import Crashed, NeverReady, Place, Service
 from grader.judge.wires import Wires
 from grader.report import Result, Verdict
@@ -107,10 +108,13 @@ class Judge:
 
 JUDGE = pytest.StashKey[Judge]()
 SERVICE = pytest.StashKey[Service]()
+SUBMITTED = pytest.StashKey[Sequence[Path]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "check(id): the declared check that this test decides")
+    # What the garbage collector finds of the judge's own is nothing that a submission has done.
+    config.addinivalue_line("filterwarnings", "ignore::pytest.PytestUnraisableExceptionWarning")
     config.stash[JUDGE] = Judge()
 
 
@@ -222,7 +226,9 @@ def service(request: pytest.FixtureRequest, model: OfflineModel) -> Service:
 def submitted(request: pytest.FixtureRequest) -> Path:
     """The folder with the submission's files, for exercises whose answer is a file to be read."""
     place = request.config.stash[JUDGE].place(request.path.parent)
-    return place.workspace / place.exercise.home
+    folder = place.workspace / place.exercise.home
+    request.node.stash[SUBMITTED] = [folder / file.path for file in place.exercise.files]
+    return folder
 
 
 @pytest.fixture
@@ -263,8 +269,11 @@ def make_result(id_: str, item: pytest.Item, call: pytest.CallInfo[None]) -> Res
     exc = call.excinfo.value if call.excinfo else None
     service = item.stash.get(SERVICE, None)
     verdict = verdict_of(exc, service, while_testing=call.when == "call")
-    if verdict is Verdict.PASSED or service is None:
-        return Result(id_, item.name, verdict, call.duration, said=words_of(exc))
+    if verdict is Verdict.PASSED:
+        return Result(id_, item.name, verdict, call.duration)
+    if service is None:
+        todo = todo_for(id_, item.stash.get(SUBMITTED, ()))
+        return Result(id_, item.name, verdict, call.duration, said=words_of(exc), todo=todo)
     return Result(
         id_,
         item.name,
@@ -292,7 +301,7 @@ def verdict_of(
         return Verdict.OVER_LIMIT
     if isinstance(exc, TimedOut | NeverReady):
         return Verdict.TIMED_OUT
-    if isinstance(exc, Crashed) or (service and any(run.ended_by_itself for run in service.runs)):
+    if isinstance(exc, Crashed) or (service and service.crashed):
         return Verdict.CRASHED
     if not while_testing or _is_ours(exc):
         return Verdict.COULD_NOT_TELL

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,7 +43,7 @@ wait
 """
 
 
-class Server:
+class Server(ABC):
     """A process with a Unix socket that can be stopped, frozen, and started again as it was."""
 
     ends_by = signal.SIGTERM
@@ -105,8 +106,9 @@ class Server:
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
+    @abstractmethod
     def answers(self) -> bool:
-        raise NotImplementedError
+        """Whether it takes a client and its password now."""
 
     def _is_there(self) -> bool:
         with suppress(ProcessLookupError):
@@ -209,6 +211,31 @@ class Postgres(Server):
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
         super().__init__(folder, command, folder / ".s.PGSQL.5432", user)
+        self._frozen: list[int] = []
+
+    def freeze(self) -> None:
+        """Its connections, too: each has a process of its own, which would go on."""
+        with self.connection() as connection:
+            super().freeze()
+            others = connection.execute(
+                "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            )
+            self._frozen = [pid for (pid,) in others]
+        self._tell_frozen(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._tell_frozen(signal.SIGCONT)
+        super().thaw()
+
+    def stop(self) -> None:
+        self._tell_frozen(signal.SIGCONT)
+        self._frozen = []
+        super().stop()
+
+    def _tell_frozen(self, number: signal.Signals) -> None:
+        for pid in self._frozen:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def answers(self) -> bool:
         with suppress(psycopg.OperationalError), self.connection():

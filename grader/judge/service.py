@@ -65,6 +65,8 @@ class Service:
     model: OfflineModel
     journal: list[Exchange] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    programs: list[Run] = field(default_factory=list)
+    """Of the runs, those that are meant to end by themselves."""
 
     @asynccontextmanager
     async def __call__(
@@ -93,6 +95,20 @@ class Service:
             if run.ended and not client.was_told_to_end:
                 raise Crashed(run.ended)
 
+    @asynccontextmanager
+    async def running(
+        self, *, forward: Mapping[str, tuple[str, Address]] | None = None, **settings: object
+    ) -> AsyncIterator[Run]:
+        """Run what is a program and no server; whatever is left of it ends with the block.
+
+        Nobody waits for it to answer, and its end is no crash: the test says what it means. What it
+        printed is complete once the block has been left.
+        """
+        async with AsyncExitStack() as stack:
+            run = await asyncio.to_thread(self._open, forward or {}, None, settings, stack)
+            self.programs.append(run)
+            yield run
+
     async def refuses(self, **settings: object) -> str:
         """Start it with settings that it has to refuse; what it printed. AssertionError if not."""
         with ExitStack() as stack:
@@ -102,6 +118,11 @@ class Service:
             assert run.ended, "the service neither starts nor refuses to"
             assert run.ended.code, "a service that refuses to start ends with an exit code above 0"
         return run.output.text
+
+    @property
+    def crashed(self) -> bool:
+        """Whether one has ended that should not have."""
+        return any(run.ended_by_itself for run in self.runs if run not in self.programs)
 
     @property
     def todo(self) -> str:

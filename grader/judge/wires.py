@@ -32,9 +32,7 @@ class Wires:
     ) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.run_until_complete(_end(asyncio.all_tasks(self._loop)))
         self._loop.close()
 
     @contextmanager
@@ -54,6 +52,13 @@ class Wires:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
+async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)  # in which transports close their sockets
+
+
 async def _close(server: asyncio.Server) -> None:
     server.close()
 
@@ -66,7 +71,13 @@ async def _forward(
     except OSError:
         writer.transport.abort()  # as if nothing listened
         return
-    await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+    try:
+        await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+        with contextlib.suppress(OSError):  # until all of it is sent
+            await asyncio.gather(writer.wait_closed(), far_writer.wait_closed())
+    finally:
+        writer.transport.abort()
+        far_writer.transport.abort()
 
 
 async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -77,7 +88,7 @@ async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.Stre
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Until one side is through, and then tell the other."""
-    with contextlib.suppress(ConnectionError):
+    with contextlib.suppress(OSError):
         while data := await reader.read(PIECE):
             writer.write(data)
             await writer.drain()

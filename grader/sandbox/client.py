@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from grader.catalogue import TRACKS
 from grader.sandbox.order import Line, Order
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +92,7 @@ class Run:
         self._changed = threading.Condition()
         self._ready = False
         self._stopping = False
+        self._signalled = False
         self._replies: queue.Queue[dict[str, Any]] = queue.Queue()
         self._asking = threading.Lock()
         self._read_end, write_end = os.pipe()
@@ -133,13 +135,14 @@ class Run:
             return socket.socket(fileno=self._line.take_fd())
 
     def signal(self, number: int) -> None:
-        """Send it a signal; without effect when it has ended."""
+        """Send it a signal; without effect when it has ended. If it ends now, it was told to."""
+        self._signalled = self._signalled or self.ended is None
         with contextlib.suppress(OSError):
             self._line.send({"do": "signal", "number": int(number)})
 
     @property
     def ended_by_itself(self) -> bool:
-        return self.ended is not None and not self._stopping
+        return self.ended is not None and not (self._stopping or self._signalled)
 
     def stop(self) -> None:
         """End it, and return when nothing of it is left."""
@@ -225,7 +228,8 @@ class Run:
 class WarmParent:
     """A process to fork submissions from. Leaving the block ends it, and all of them with it."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, tracks: Sequence[str] = TRACKS) -> None:
+        self._tracks = tracks
         self._own = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="grader-"))
         self.folder.chmod(0o711)  # a submission may be another user, who has to get to its files
@@ -242,6 +246,7 @@ class WarmParent:
                     *(sys.executable, "-P", "-s", "-m", "grader.sandbox.warm"),
                     str(listener.fileno()),
                     str(self.folder),  # so that a list of processes says whose they are
+                    *self._tracks,
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

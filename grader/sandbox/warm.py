@@ -40,6 +40,19 @@ PRELOADED = (
     "openai.resources.chat.chat",
     "httpcore2",
 )
+PRELOADED_FOR = {
+    "medium": (),
+    "advanced": (
+        "bcrypt",
+        "jwt",
+        "langgraph.checkpoint.postgres.aio",
+        "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+        "opentelemetry.sdk.trace",
+        "psycopg_pool",
+        "redis.asyncio",
+        "structlog",
+    ),
+}
 
 
 def main() -> None:
@@ -47,7 +60,8 @@ def main() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
     remove_left_over_groups()
     gc.disable()
-    for name in PRELOADED:
+    tracks = sys.argv[3:]
+    for name in [*PRELOADED, *(name for track in tracks for name in PRELOADED_FOR[track])]:
         importlib.import_module(name)
     gc.enable()
     gc.collect()

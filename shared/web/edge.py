@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.models import ErrorResponse
+from shared.web.docs import serve_docs
 from shared.web.errors import ErrorBoundary, add_error_handlers, as_json
 from shared.web.lifecycle import PlainRefusal
 from shared.web.middleware import BodyLimit, ResponseHeaders, StopWhenClientLeaves
@@ -25,11 +26,12 @@ Middleware = Callable[[ASGIApp], ASGIApp]
 
 
 def add_edge(app: FastAPI, *observers: Middleware) -> None:
-    """Error handlers and middleware. `app.state.cors_origins` is to be set at the app's start.
+    """Error handlers, middleware and `/docs`. `app.state.cors_origins` is to be set at the start.
 
     Observers see every request with its id, and every response, whoever of us gives it.
     """
     add_error_handlers(app)
+    serve_docs(app)
     # The last one added is the first one met.
     app.add_middleware(BodyLimit)
     app.add_middleware(StopWhenClientLeaves)

@@ -19,7 +19,9 @@ SETTINGS = {
     "PROMETHEUS_PORT": "0",
     "GRAFANA_PORT": "0",
     "HEALTH_INTERVAL": "1s",
+    "PROXY_PORT": "0",
     "EDGE_SUBNET": "172.30.251.0/24",
+    "FRONT_SUBNET": "172.30.253.0/24",
     "COMPOSE_BAKE": "false",
 }
 
@@ -70,9 +72,12 @@ class Composed:
     def python(self, service: str, program: str) -> str:
         return self.inside(service, "python", "-", text=program).strip()
 
+    def containers(self, service: str) -> list[str]:
+        return self("ps", "--all", "--quiet", service).split()
+
     def inspected(self, service: str) -> Any:
-        container = self("ps", "--all", "--quiet", service).strip()
-        (description,) = json.loads(docker("inspect", container))
+        """What the engine says of it; of several replicas, of one."""
+        (description,) = json.loads(docker("inspect", self.containers(service)[0]))
         return description
 
     def down(self) -> None:

@@ -5,18 +5,21 @@ tests/deploy/engine.sh brings an engine and stand-ins for them.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from grader.judge.compose import Composition, Service, read_compose
 from scripts.check_docs import ROOT
-from tests.deploy.composed import VERSION, Composed, composed, contents, docker, run
+from tests.deploy.composed import SETTINGS, VERSION, Composed, composed, contents, docker, run
 
 CANARY = "canary-5b1de0c79a3f4286"
 """Stands in files that must not get into an image."""
@@ -69,6 +72,31 @@ def advanced(checkout: Path) -> Iterator[Composed]:
     docker("image", "rm", "--force", ADVANCED)
 
 
+STACK = "exercises/advanced/ex05_docker_compose"
+"""Compose's own exercise: what its answer starts has the answer to another one in it."""
+
+
+@pytest.fixture(scope="session")
+def stack(checkout: Path) -> Iterator[Composed]:
+    """The answer to the exercise, as whoever solved it has it."""
+    solutions = checkout / "solutions/advanced"
+    if not solutions.is_dir():
+        pytest.skip("A student's copy of the course has no answers.")
+    for answer in [*solutions.glob("ex02_*"), *solutions.glob("ex05_*")]:
+        shutil.copytree(answer, checkout / "exercises/advanced" / answer.name, dirs_exist_ok=True)
+    subprocess.run(["sh", checkout / STACK / "make-secrets.sh"], check=True, capture_output=True)
+    with composed(checkout / STACK / "compose.yaml") as project:
+        yield project
+    docker("image", "rm", "--force", f"agents-api:{VERSION}")
+
+
+@pytest.fixture
+def caller(stack: Composed) -> Iterator[httpx.Client]:
+    """A user who comes in by the proxy."""
+    with logged_in(stack, "proxy", 8080) as client:
+        yield client
+
+
 @pytest.fixture(scope="session")
 def both(medium: Composed, advanced: Composed) -> None:
     """Both images are built."""
@@ -77,8 +105,14 @@ def both(medium: Composed, advanced: Composed) -> None:
 @pytest.fixture
 def client(advanced: Composed) -> Iterator[httpx.Client]:
     """Somebody who has been made a user and has logged in."""
-    advanced.inside("api", "python", "-m", "advanced.app.users", "ada", text=f"{PASSWORD}\n")
-    with httpx.Client(base_url=advanced.url("api", 8000), trust_env=False, timeout=60) as client:
+    with logged_in(advanced, "api", 8000) as client:
+        yield client
+
+
+@contextmanager
+def logged_in(project: Composed, door: str, port: int) -> Iterator[httpx.Client]:
+    project.inside("api", "python", "-m", "advanced.app.users", "ada", text=f"{PASSWORD}\n")
+    with httpx.Client(base_url=project.url(door, port), trust_env=False, timeout=60) as client:
         client.headers["Authorization"] = f"Bearer {token(client)}"
         yield client
 
@@ -203,9 +237,9 @@ def test_dashboard_asks_what_prometheus_understands(advanced: Composed) -> None:
             asked(advanced, target["expr"].replace("$__rate_interval", "1m"))
 
 
-def asked(advanced: Composed, expression: str, patience: float = 0) -> list[Any]:
+def asked(project: Composed, expression: str, patience: float = 0) -> list[Any]:
     """What Prometheus answers, at best something within `patience` seconds."""
-    url = f"{advanced.url('prometheus', 9090)}/api/v1/query"
+    url = f"{project.url('prometheus', 9090)}/api/v1/query"
     deadline = time.monotonic() + patience
     while True:
         answer = httpx.get(url, params={"query": expression}, trust_env=False).json()
@@ -332,3 +366,116 @@ def test_real_model_replaces_the_offline_one(checkout: Path) -> None:
     api = composition["services"]["api"]
     assert "OPENAI_API_KEY" in {secret["source"] for secret in api["secrets"]}
     assert api["environment"]["OPENAI_BASE_URL"] == ""
+
+
+def test_exercise_answers_through_the_proxy(caller: httpx.Client) -> None:
+    """A question is answered, and a stream comes word for word; /metrics does not come out."""
+    answer = caller.post("/api/v1/query", json=QUESTION)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["response"] == ANSWER
+    assert_streams(caller)
+    assert caller.get("/metrics").status_code == 404
+
+
+def test_exercise_has_two_replicas_that_answer(stack: Composed, caller: httpx.Client) -> None:
+    """Prometheus finds both, and both have answered questions."""
+    for _ in range(10):
+        caller.post("/api/v1/query", json=QUESTION).raise_for_status()
+    assert asked(stack, 'count(up{job="agent"} == 1) == 2', patience=SCRAPED)
+    answered = 'http_requests_total{job="agent", endpoint="/api/v1/query", status="200"} > 0'
+    assert asked(stack, f"count({answered}) == 2", patience=SCRAPED)
+
+
+def test_exercise_keeps_databases_private(stack: Composed) -> None:
+    """They have no port on the host, and the proxy cannot reach them."""
+    for service in ("postgres", "redis", "api", "offline-model"):
+        assert not any(stack.inspected(service)["NetworkSettings"]["Ports"].values()), service
+    networks = {
+        service: set(stack.inspected(service)["NetworkSettings"]["Networks"])
+        for service in ("proxy", "api", "postgres", "redis")
+    }
+    for database in ("postgres", "redis"):
+        assert networks[database] <= networks["api"]
+        assert not networks[database] & networks["proxy"]
+
+
+@pytest.mark.parametrize("service", [*SERVICES, "proxy", "postgres"])
+def test_exercise_confines_each_service(stack: Composed, service: str) -> None:
+    """Not root, no capabilities, a file system that stays as it is, and limits."""
+    assert_confined(stack, service)
+    host = stack.inspected(service)["HostConfig"]
+    assert 0 < host["Memory"] <= 2**30
+    assert host["NanoCpus"] > 0
+    assert host["PidsLimit"] > 0
+
+
+def test_exercise_tells_no_secret(stack: Composed, checkout: Path) -> None:
+    """What the engine shows of the containers has none."""
+    secrets = [path.read_text().strip() for path in (checkout / STACK / "secrets").glob("[A-Z]*")]
+    shown = "".join(json.dumps(stack.inspected(service)) for service in stack.services)
+    assert len(secrets) == 5
+    assert not [secret for secret in secrets if secret in shown]
+
+
+def test_exercise_s_image_has_what_runs(stack: Composed) -> None:
+    """The answer to the other exercise, and neither its tests nor its users."""
+    found = {Path(path).name for path in stack.inside("api", "find", "/srv/answer").split()}
+    assert "app.py" in found
+    assert not [name for name in found if name.startswith("test_") or name.endswith(".json")]
+
+
+def test_exercise_reads_its_configuration(stack: Composed) -> None:
+    """promtool finds nothing wrong with Prometheus's, nor nginx with the proxy's."""
+    stack.inside("prometheus", "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
+    stack.inside("proxy", "nginx", "-t", "-c", "/etc/nginx/nginx.conf")
+
+
+def test_exercise_survives_its_replicas(stack: Composed, caller: httpx.Client) -> None:
+    """One is killed, then both are replaced: the proxy goes on, and the session is there."""
+    session = caller.post("/api/v1/query", json=QUESTION).json()["session_id"]
+    assert session in stack.inside("postgres", "pg_dump", "--data-only", "-U", "agent", "agent")
+    docker("kill", stack.containers("api")[0])
+    wait_until(lambda: all(answers(caller) for _ in range(6)), patience=40)
+    stack.up("--force-recreate", "--no-deps", "api")
+    wait_until(lambda: all(answers(caller) for _ in range(6)), patience=40)
+    follow_up = {"query": "And what is 2 + 3?", "session_id": session}
+    assert caller.post("/api/v1/query", json=follow_up).status_code == 200
+    assert caller.get(f"/api/v1/session/{session}").json()["message_count"] == 4
+
+
+def answers(client: httpx.Client) -> bool:
+    return client.get("/health/ready").status_code == 200
+
+
+EXERCISE = "advanced/ex05_docker_compose"
+COMPOSE_FILES = [
+    ROOT / "advanced/compose.yaml",
+    *sorted((ROOT / "solutions").glob(f"{EXERCISE}/compose.yaml")),
+    *sorted((ROOT / "tests/exercises").glob(f"{EXERCISE}/*/compose.yaml")),
+]
+
+
+@pytest.mark.parametrize("path", COMPOSE_FILES, ids=lambda path: path.parent.name)
+def test_exercise_is_read_as_compose_reads_it(path: Path) -> None:
+    """The judge understands these files, in all their forms, as Compose itself does."""
+    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    printed = subprocess.run(
+        ["docker", "compose", "-f", path, "config", "--format", "json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    judged = read_compose(path.read_text(encoding="utf-8"), path.name)
+    theirs = read_compose(printed, path.name)
+    for name, service in judged.services.items():
+        assert meaning(judged, service) == meaning(theirs, theirs.services[name]), name
+
+
+def meaning(file: Composition, service: Service) -> list[object]:
+    """Without paths on the host, which Compose completes."""
+    mounts = sorted((mount.kind, mount.target, mount.read_only) for mount in service.mounts)
+    inside = {name: file.internal(name) for name in service.networks}
+    runs = [service.entrypoint, service.command, service.environment, service.health]
+    kept = [service.limits, service.replicas, service.stop_seconds, service.waits_for]
+    return [mounts, service.ports, inside, *runs, *kept]

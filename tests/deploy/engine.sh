@@ -61,7 +61,12 @@ if ! docker image inspect "$base" >/dev/null 2>&1; then
     tar -C "$rootfs" --exclude='./var/cache/apt/archives/*' -c . | docker import \
         -c 'ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt' -c 'CMD ["python3"]' - "$base" >/dev/null
 fi
-tag_of() { sed -n "s|^ *image: \($1:.*\)|\1|p" "$root/advanced/compose.yaml"; }
+# A student's copy of the course has no solutions, and needs no more than the service itself.
+stack=$root/solutions/advanced/ex05_docker_compose/compose.yaml
+if [ ! -e "$stack" ]; then stack=$root/advanced/compose.yaml; else export COMPOSE_PROFILES=exercise; fi
+tag_of() { sed -n "s|^ *image: \($1:.*\)|\1|p" "$stack"; }
 REDIS=$(tag_of redis) PROMETHEUS=$(tag_of prom/prometheus) GRAFANA=$(tag_of grafana/grafana) \
+    NGINX=$(tag_of nginx) POSTGRES=$(tag_of postgres) \
     COMPOSE_BAKE=false docker compose --progress quiet -f "$here/stand_ins/compose.yaml" build
+unset COMPOSE_PROFILES
 "$@"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -189,6 +190,20 @@ def test_a_dead_submission_takes_no_connection(warm: WarmParent, workspace: Path
         assert not run.wait_until_ready(20)
         with pytest.raises(Refused, match="exit code 7"):
             run.connect()
+        run.signal(signal.SIGKILL)  # too late: nobody was there to be told
+        assert run.ended_by_itself
+    finally:
+        run.stop()
+
+
+def test_who_is_killed_does_not_end_by_itself(warm: WarmParent, workspace: Path) -> None:
+    """A replica that a suite kills is no crash of the submission's."""
+    run = served(warm, workspace, 3)
+    try:
+        assert run.wait_until_ready(20)
+        run.signal(signal.SIGKILL)
+        assert run.wait_until_ended(20)
+        assert not run.ended_by_itself
     finally:
         run.stop()
 

@@ -1,8 +1,11 @@
 """The servers behind a submission: real, one's own, and no way out of the sandbox."""
 
 import os
+import select
 import socket
+import struct
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -198,6 +201,31 @@ def test_postgres_comes_again_with_what_it_had(postgres: Database, url: str) -> 
     postgres.server.start()
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)
+
+
+def test_a_frozen_postgres_says_nothing(postgres: Database) -> None:
+    """Not to who comes, and not to who is there already."""
+    with (
+        closing(postgres.connection()) as there,
+        socket.socket(socket.AF_UNIX) as newcomer,
+    ):
+        postgres.server.freeze()
+        there.pgconn.send_query(b"SELECT 1")
+        newcomer.connect(str(postgres.server.address))
+        newcomer.sendall(struct.pack("!ii", 8, 80877103))  # may we talk in TLS?
+        ends = [there.fileno(), newcomer.fileno()]
+        assert select.select(ends, [], [], 0.2)[0] == []
+        postgres.server.thaw()
+        for end in ends:
+            assert select.select([end], [], [], 5)[0] == [end]
+
+
+def test_a_frozen_postgres_can_be_stopped(postgres: Database) -> None:
+    with closing(postgres.connection()):
+        postgres.server.freeze()
+        postgres.server.stop()
+    postgres.server.start_again()
+    assert postgres.server.answers()
 
 
 # --- traces

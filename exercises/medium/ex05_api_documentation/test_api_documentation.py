@@ -217,6 +217,10 @@ async def test_parameters(service: Service) -> None:
                 f"the example of {name} should be valid"
             )
     assert seen >= 5, "the parameters of all operations should be in the document"
+    limits = [p for p in document["get", SESSIONS].parameters if p["name"] == "limit"]
+    assert [limit["schema"].get("default") for limit in limits] == [100], (
+        "a page should have the length that it had: this exercise changes only what is said"
+    )
 
 
 # --- errors
@@ -230,6 +234,8 @@ class Seen:
     path: str
     status: int
     code: str
+    says_when: bool
+    """Whether it came with Retry-After."""
 
 
 async def provoked(service: Service, model: OfflineModel) -> list[Seen]:
@@ -238,7 +244,9 @@ async def provoked(service: Service, model: OfflineModel) -> list[Seen]:
 
     def note(response: httpx.Response, path: str) -> None:
         code = response.json()["code"]
-        seen.append(Seen(response.request.method.lower(), path, response.status_code, code))
+        says_when = "Retry-After" in response.headers
+        method = response.request.method.lower()
+        seen.append(Seen(method, path, response.status_code, code, says_when))
 
     async with service(TURN_WAIT=0.2) as client:
         note(await client.post(PLAIN, json={"query": "hello", "stream": True}), PLAIN)
@@ -292,6 +300,11 @@ async def test_errors_listed(service: Service, model: OfflineModel) -> None:
         described = operation.errors[each.status].get("description", "")
         assert described.strip(), (
             f"{operation.name} should say in words when it answers with {each.status}"
+        )
+        headers = {name.lower() for name in operation.errors[each.status].get("headers", {})}
+        assert not each.says_when or "retry-after" in headers, (
+            f"{each.status} of {operation.name} can come with a header that says when to ask "
+            "again, and its description should name the header"
         )
 
 
@@ -494,7 +507,17 @@ async def test_examples_work(service: Service) -> None:
             await ask_the_examples(client, document["post", path])
         for key in (("get", "/"), ("get", "/health"), ("get", SESSION), ("get", SESSIONS)):
             await follow_the_examples(client, document[key])
+        reply = await client.get(SESSION.format(session_id=await a_session(client)))
+        assert reply.json()["messages"] is None, (
+            "a session should show its conversation to those who ask for it, and to no others"
+        )
         await follow_the_examples(client, document["delete", SESSION])
+
+
+async def a_session(client: Client) -> str:
+    """The id of one that is there."""
+    sessions: list[str] = (await client.get(SESSIONS)).json()["sessions"]
+    return sessions[0]
 
 
 async def ask_the_examples(client: Client, operation: Operation) -> None:

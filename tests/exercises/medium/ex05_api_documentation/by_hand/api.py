@@ -53,6 +53,9 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {
             "model": ErrorResponse,
             "description": WHEN[status],
+            "headers": {"retry-after": {"schema": {"type": "integer"}}}
+            if status in (409, 503)
+            else {},
             "content": {
                 "application/json": {
                     "examples": {
