@@ -6,19 +6,23 @@ the function below, and nothing of a submission.
 """
 
 import base64
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from distributed import Client, Future, Worker, WorkerPlugin
+from distributed.comm.addressing import get_address_host_port
 
 from grader.batch import Done, Here, Job
 from grader.catalogue import GradingError, Strict, find, load
 from grader.grade import Grade, suite_digest
 from grader.workspace import Intake
 
-CONNECT_SECONDS = 15
+CONNECT_SECONDS = 10
+HELLO_SECONDS = 60
+"""For a scheduler that is there, and on a busy machine."""
 
 
 class SentJob(Strict):
@@ -89,7 +93,9 @@ class Cluster:
 def cluster(address: str, accept_tier: int) -> Iterator[Cluster]:
     """Raises GradingError when nobody answers at `address`."""
     try:
-        client = Client(address, timeout=CONNECT_SECONDS)
+        with socket.create_connection(get_address_host_port(address), CONNECT_SECONDS):
+            pass  # Dask itself would go on trying a port that nobody listens at
+        client = Client(address, timeout=HELLO_SECONDS)
     except (OSError, ValueError) as exc:
         raise GradingError(f"No Dask scheduler answers at {address}.") from exc
     with client, ExitStack() as stack:

@@ -1,5 +1,7 @@
 """A Dask cluster for tests: a scheduler and two workers, each a process of its own."""
 
+import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -11,32 +13,38 @@ from distributed import Client
 
 from grader.catalogue import ROOT
 
+START_SECONDS = 100
+"""Two processes import Dask meanwhile, on a machine that may have other work."""
 
-def dask(*words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "dask", *words, "--no-dashboard"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+
+def dask(folder: Path, name: str, *words: str) -> subprocess.Popen[bytes]:
+    with (folder / f"{name}.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dask", *words, "--no-dashboard"],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C at the terminal is for the test, which ends them
+        )
 
 
 @contextmanager
-def two_workers(folder: Path) -> Iterator[str]:
-    """The address of their scheduler; each worker has one thread."""
+def two_workers(folder: Path, threads: int = 1) -> Iterator[str]:
+    """The address of their scheduler."""
     file = folder / "scheduler.json"
     where = ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)]
-    processes = [dask("scheduler", *where)]
-    words = ["--scheduler-file", str(file), "--nthreads", "1", "--local-directory", str(folder)]
+    processes = [dask(folder, "scheduler", "scheduler", *where)]
     try:
-        while not file.exists():
-            assert processes[0].poll() is None
-            time.sleep(0.05)
-        processes += [dask("worker", *words, "--no-nanny") for _ in "12"]
-        with Client(scheduler_file=str(file)) as client:
-            client.wait_for_workers(2, timeout=60)
-            address = client.scheduler.address
+        address = written_address(file, processes[0])
+        words = [address, "--nthreads", str(threads), "--local-directory", str(folder)]
+        processes += [dask(folder, f"worker{n}", "worker", *words, "--no-nanny") for n in "12"]
+        with Client(address, timeout=START_SECONDS) as client:
+            client.wait_for_workers(2, timeout=START_SECONDS)
         yield address
+    except BaseException:
+        for log in sorted(folder.glob("*.log")):
+            print(f"--- {log.name}\n{log.read_text()[-4000:]}")
+        raise
     finally:
         for process in reversed(processes):
             process.terminate()
@@ -45,6 +53,15 @@ def two_workers(folder: Path) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def written_address(file: Path, scheduler: subprocess.Popen[bytes]) -> str:
+    """When all of it is there: the scheduler opens the file first, and writes it later."""
+    while scheduler.poll() is None:
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            return str(json.loads(file.read_text())["address"])
+        time.sleep(0.05)
+    raise AssertionError(f"the scheduler has ended with {scheduler.returncode}")
 
 
 def records(out: Path) -> dict[str, bytes]:

@@ -65,13 +65,14 @@ def make_class(
     kinds = [kind for kind, share in SHARES.items() for _ in range(share * students // 100)]
     kinds += ["solution"] * (students - len(kinds))
     rng.shuffle(kinds)
+    turns = _in_turn(exercises, rng)
     expected = []
     for number, kind in enumerate(kinds):
         name = f"student-{number:03}"
         if kind == "hostile":
             expected.append(_hostile(folder, name, rng, quick=quick, harmless=harmless))
             continue
-        exercise = rng.choice([each for each in exercises if answers[each.id][kind]])
+        exercise = next(turns)
         case = rng.choice(answers[exercise.id][kind])
         files = {path: _signed(path, data, name) for path, data in case.intake.files.items()}
         rng.choice(FORMS)(folder, name, exercise, files)
@@ -79,6 +80,12 @@ def make_class(
     text = json.dumps(EXPECTED.dump_python(expected, mode="json"), indent=1)
     folder.with_suffix(".expected.json").write_text(text)
     return expected
+
+
+def _in_turn(exercises: Sequence[Exercise], rng: random.Random) -> Iterator[Exercise]:
+    """Shuffled, again and again, so that even a small class has handed in each of them."""
+    while True:
+        yield from rng.sample(exercises, len(exercises))
 
 
 def _answers(exercise: Exercise) -> dict[str, list[Case]]:

@@ -1,7 +1,7 @@
 """A whole class in one `make grade`: killed in the middle, resumed, and exactly as expected.
 
 `make verify-class`; it takes minutes, so `make test` leaves it alone. CLASS_OF=200 makes it larger,
-CLASS_HAS=everything adds the labs and the slow attacks, and the class is graded on a cluster, too.
+CLASS_HAS=everything adds the attacks that take all the time they are given.
 """
 
 import json
@@ -29,6 +29,9 @@ from tests.grader.synthetic import Expected, differences, make_class, with_a_mat
 STUDENTS = int(os.environ.get("CLASS_OF", "40"))
 EVERYTHING = os.environ.get("CLASS_HAS") == "everything"
 SEED = 1
+AT_ONCE = 2
+"""Submissions on each worker of the cluster."""
+
 CHROMIUM = "/usr/bin/chromium"
 pytestmark = pytest.mark.skipif(
     not (ROOT / "solutions").exists(), reason="a kit has no answers to make a class of"
@@ -74,12 +77,11 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Graded:
     folder = tmp_path_factory.mktemp("class") / "submissions"
     out = folder.with_name("reports")
     folder.mkdir()
-    exercises = [each for each in with_a_matrix() if EVERYTHING or each.seconds <= 120]
     with opened() as grader:
         grader.ready()
         behind_walls = grader.tier == 1
     expected = make_class(
-        folder, exercises, STUDENTS, SEED, quick=not EVERYTHING, harmless=not behind_walls
+        folder, with_a_matrix(), STUDENTS, SEED, quick=not EVERYTHING, harmless=not behind_walls
     )
     first = subprocess.Popen(
         command(folder, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -137,11 +139,10 @@ def test_twice_is_the_same(graded: Graded) -> None:
     assert len([name for name in before if name.startswith("students/")]) == STUDENTS
 
 
-@pytest.mark.skipif(not EVERYTHING, reason="test_cluster.py has a small class for a cluster")
 def test_a_cluster_says_the_same(graded: Graded, tmp_path: Path) -> None:
     """Graded by two workers, under the same seed: each record is the same bytes."""
     seed = str(json.loads((graded.out / "grades.json").read_text())["seed"])
-    with two_workers(tmp_path) as address:
+    with two_workers(tmp_path, AT_ONCE) as address:
         there = grade(graded.folder, tmp_path / "out", "--seed", seed, "--scheduler", address)
     assert there.returncode == 0, there.stdout + there.stderr
     assert records(tmp_path / "out") == records(graded.out)
