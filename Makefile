@@ -82,8 +82,8 @@ bench: ready-all ## Compare the speed of the service with two baselines
 mutants: ready-all ## Break the solutions, and count what the suites notice
 	@$(PY) -m grader mutants $(EX)
 
-bench-grader: ready-all ## Measure how long it takes to judge a submission
-	@$(PY) -m grader bench $(or $(EX),medium/ex02)
+bench-grader: ready-all ## Measure submissions a minute, beside a pytest each
+	@$(PY) -m grader bench $(or $(EX),medium/lab)
 
 lock: ## Choose new versions of all packages; needs uv
 	@sh scripts/lock.sh
