@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -98,6 +98,9 @@ def _known_criterion(id_: str) -> str:
     return id_
 
 
+CriterionId = Annotated[str, AfterValidator(_known_criterion)]
+
+
 class Check(Strict):
     id: Name
     points: int = Field(ge=1, le=100)
@@ -107,8 +110,8 @@ class Check(Strict):
     next: Text
     """The next thing to try when it does not."""
 
-    criterion: Annotated[str, AfterValidator(_known_criterion)] | None = None
-    """Which of the hand-out's assessment criteria it belongs to."""
+    criterion: CriterionId | None = None
+    """Which of the hand-out's assessment criteria it belongs to; the exercise's unless said."""
 
     link: str | None = None
     """A page that helps, from the root, with an anchor; the exercise's README otherwise."""
@@ -146,6 +149,9 @@ class Exercise(Strict):
     serve: Serve | None = None
     seconds: float = Field(default=60, gt=0, le=600)
     """For all checks together; what is left over then has timed out."""
+
+    criterion: CriterionId | None = None
+    """Of the checks that name none."""
 
     checks: tuple[Check, ...] = Field(min_length=1)
     hints: tuple[Text, ...] = Field(min_length=3)
@@ -194,6 +200,15 @@ class Exercise(Strict):
         """The one whose checks are exactly those that failed."""
         matches = (known for known in self.misconceptions if known.fails == frozenset(failed))
         return next(matches, None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hand_on_the_criterion(cls, written: dict[str, Any]) -> dict[str, Any]:
+        of_all, checks = written.get("criterion"), written.get("checks")
+        if not of_all or not isinstance(checks, list):
+            return written
+        named = [{**c, "criterion": c.get("criterion") or of_all} for c in checks]
+        return {**written, "checks": named}
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:

@@ -215,8 +215,15 @@ def test_the_same_twice(out: Path, tmp_path: Path) -> None:
 # --- what it adds up to
 
 
+@pytest.mark.parametrize("exercise", all_exercises(), ids=lambda exercise: exercise.short)
+def test_every_point_belongs_to_a_criterion(exercise: Exercise) -> None:
+    """Of the exercise's own track; `criterion` in exercise.toml says which."""
+    of_the_track = {each.id for each in criteria() if each.track == exercise.track}
+    assert [c.id for c in exercise.checks if c.criterion not in of_the_track] == []
+
+
 def test_criteria_are_those_of_the_labs() -> None:
-    """Thirteen, six and seven; every check of a lab has one of its track."""
+    """Thirteen, six and seven; the medium lab has checks for each of its track."""
     tracks = [criterion.track for criterion in criteria()]
     assert (tracks.count("medium"), tracks.count("advanced")) == (6, 7)
     by_id = {criterion.id: criterion.track for criterion in criteria()}
@@ -231,7 +238,9 @@ def test_weights() -> None:
     assert weighted(Rubric(weights={"a": 3, "c": 0}), percents) == 87.5
     assert weighted(Rubric(weights={"a": 0, "b": 0, "c": 0}), percents) == 0
     assert results(Rubric(weights={"medium/lab": 0})).students[1].total == 90
-    assert results(Rubric(total_of="criteria")).students[0].total == 0
+    of_sessions = 100 / (100 + sum(c.points for c in LAB.checks if c.criterion == "sessions"))
+    by_criteria = results(Rubric(total_of="criteria")).students[0].total
+    assert by_criteria == round(100 * of_sessions / 6, 1), "all of one criterion's exercise, no lab"
 
 
 def test_lateness() -> None:
