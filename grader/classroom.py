@@ -97,7 +97,7 @@ def _handed(order: Order) -> Class:
         if order.student is not None:
             student = take_in_student(order.student, [order.submissions], order.exercises)
             return Class([student])
-        handed = take_in_class(order.submissions, order.exercises)
+        handed = take_in_class(order.submissions, order.exercises, order.out.resolve())
     except OSError as exc:
         where = f"SUBMISSIONS={order.submissions}"
         raise GradingError(f"{where} cannot be read: {exc.strerror}.") from exc

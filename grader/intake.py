@@ -3,7 +3,7 @@
 import codecs
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -17,6 +17,8 @@ HANDED_IN = "handed_in.csv"
 """Beside the submissions: who handed in when. It is the rubric's to read."""
 
 SHOWN_EXTRAS = 3
+THE_COURSES_OWN = ("solutions", "tests")
+"""Who hands in a whole checkout has more answers in these."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,25 @@ class Class:
     """Sentences about what lies there and is nobody's submission."""
 
 
-def take_in_class(folder: Path, exercises: Sequence[Exercise]) -> Class:
+def take_in_class(
+    folder: Path, exercises: Sequence[Exercise], reports: Path | None = None
+) -> Class:
     """Everybody, by name. Raises OSError when `folder` itself cannot be read."""
     entries = sorted(folder.iterdir(), key=lambda path: os.fsencode(path.name))
     if _is_a_course(folder, exercises):
         return Class([take_in_student(folder.resolve().name, [folder], exercises)])
     found: dict[str, list[Path]] = {}
     left_alone = []
+    nobodys = {HANDED_IN, "__MACOSX"}
+    if reports and reports.parent == folder.resolve():
+        nobodys.add(reports.name)
     for path in entries:
-        if path.name.startswith(".") or path.name in (HANDED_IN, "__MACOSX"):
+        if path.name in nobodys:
             continue
-        if path.is_symlink():
+        if path.name.startswith("."):
+            if path.name != ".git" and (path.is_dir() or is_archive(path)):
+                left_alone.append(f"{path.name} begins with a dot, so it was not looked at")
+        elif path.is_symlink():
             left_alone.append(f"{path.name} is a link, and links are not followed")
         elif path.is_dir() or is_archive(path):
             found.setdefault(stem(path) if path.is_file() else path.name, []).append(path)
@@ -104,12 +114,13 @@ def _contents(student: Student) -> list[tuple[str, Intake]]:
 
 def _take_in(name: str, path: Path, exercises: Sequence[Exercise]) -> Student:
     with opened_shelf(path) as shelf:
-        homes = {exercise.id: _homes(shelf, exercise) for exercise in exercises}
+        found = {exercise.id: _places(shelf, exercise) for exercise in exercises}
+        homes = {id_: _homes(places) for id_, places in found.items()}
         if not any(homes.values()):
             return _nothing_found(name, path, shelf, exercises)
         manifest, odd = read_manifest(shelf)
         answers = [
-            _answer(shelf, exercise, homes[exercise.id], manifest)
+            _answer(shelf, exercise, homes[exercise.id], list(found[exercise.id]), manifest)
             for exercise in exercises
             if homes[exercise.id]
         ]
@@ -136,8 +147,8 @@ def _nothing_found(name: str, path: Path, shelf: Shelf, exercises: Sequence[Exer
 # --- where an exercise lies
 
 
-def _homes(shelf: Shelf, exercise: Exercise) -> list[PurePosixPath]:
-    """The folders that look like the exercise's, with the paths below them.
+def _places(shelf: Shelf, exercise: Exercise) -> dict[PurePosixPath, tuple[bool, int]]:
+    """The folders that look like the exercise's, and how far each is from where it should be.
 
     Somebody may hand in a folder in a folder, or all that they have: what lies in `exercises`
     counts more than what does not, and what lies higher more than what lies deeper.
@@ -150,8 +161,17 @@ def _homes(shelf: Shelf, exercise: Exercise) -> list[PurePosixPath]:
                 outside = at < 2 or parts[at - 2].lower() != "exercises"
                 found[PurePosixPath(*parts[: at + 1])] = (outside, at)
                 break
-    best = min(found.values(), default=None)
-    return sorted(home for home, rank in found.items() if rank == best)
+    return found
+
+
+def _homes(places: Mapping[PurePosixPath, tuple[bool, int]]) -> list[PurePosixPath]:
+    """Where the answer is; several if nobody can say which of them is meant."""
+    best = min(places.values(), default=(True, 0))
+    chosen = {place for place, rank in places.items() if rank == best}
+    if best[0]:
+        return sorted(chosen)
+    other_form = {PurePosixPath(*home.parts[:-3], *home.parts[-2:]) for home in chosen}
+    return sorted(chosen | (other_form & places.keys()))
 
 
 def _is_called(name: str, exercise: Exercise) -> bool:
@@ -164,7 +184,11 @@ def _is_called(name: str, exercise: Exercise) -> bool:
 
 
 def _answer(
-    shelf: Shelf, exercise: Exercise, homes: Sequence[PurePosixPath], manifest: Manifest | None
+    shelf: Shelf,
+    exercise: Exercise,
+    homes: Sequence[PurePosixPath],
+    places: Sequence[PurePosixPath],
+    manifest: Manifest | None,
 ) -> Answer:
     taken = [_take_from(shelf, exercise, home) for home in homes]
     where = " and ".join(map(str, homes))
@@ -177,6 +201,12 @@ def _answer(
     ]
     if len(homes) > 1:
         notes.append(f"{where} hold the same")
+    notes += [
+        f"{place} holds another answer, which was left out"
+        for place in sorted(set(places) - set(homes))
+        if place.parts[0] not in THE_COURSES_OWN
+        and _take_from(shelf, exercise, place).files not in ({}, taken[0].files)
+    ]
     names = _below(shelf, homes[0])
     notes += _instead(exercise, taken[0], names)
     notes += [f"{path} {odd}" for path, data in taken[0].files.items() for odd in _oddities(data)]

@@ -5,6 +5,7 @@ Its JSON is `grades.json`; the schema is published as `docs/grades.schema.json`.
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
@@ -108,9 +109,10 @@ def assemble(
     similar: Iterable[Similar] = (),
 ) -> ClassResults:
     """`jobs` is by student and exercise's key, `done` by the job's; `suites` are private ones."""
+    pages = page_names([student.name for student in handed.students])
     students = [
-        _student(student, jobs, done, exercises, suites, rubric, moments.get(student.name))
-        for student in handed.students
+        _student(student, jobs, done, exercises, suites, rubric, moments.get(student.name), page)
+        for student, page in zip(handed.students, pages, strict=True)
     ]
     tiers = [r.grade.tier for s in students for r in s.graded if r.grade and r.grade.tier]
     tier = max(tiers, default=0)
@@ -134,6 +136,7 @@ def _student(
     suites: Mapping[str, Exercise],
     rubric: Rubric,
     moment: datetime | None,
+    page: str,
 ) -> StudentResult:
     answers = {answer.exercise.id: answer for answer in student.answers}
     results = []
@@ -152,7 +155,7 @@ def _student(
     total = rounded(before * (100 - late.percent) / 100) if late else before
     return StudentResult(
         name=legible(student.name),
-        page=page_name(student.name),
+        page=page,
         total=total,
         before_late=before,
         late=late,
@@ -244,9 +247,15 @@ def _late(student: str, rubric: Rubric, moment: datetime | None) -> LateResult |
     return LateResult(handed_in=moment, percent=rubric.late.percent(student, moment))
 
 
-def page_name(student: str) -> str:
-    """The name itself where it is harmless, else what is left of it and a hash."""
-    if SAFE.fullmatch(student):
+def page_names(students: Sequence[str]) -> list[str]:
+    """Of files; to some systems Alice and alice are one."""
+    times = Counter(student.casefold() for student in students)
+    return [page_name(each, alone=times[each.casefold()] == 1) for each in students]
+
+
+def page_name(student: str, *, alone: bool = True) -> str:
+    """The name itself where it is harmless and nobody else's, else what is left and a hash."""
+    if alone and SAFE.fullmatch(student):
         return student
     told = hashlib.sha256(student.encode(errors="backslashreplace")).hexdigest()[:10]
     return "-".join(filter(None, [re.sub(r"[^A-Za-z0-9]+", "-", student).strip("-")[:40], told]))

@@ -104,6 +104,7 @@ def test_the_whole_course_may_come(tmp_path: Path) -> None:
     other = {f"{top}/{HOME}/rate_limit.py": b"other" for top in ("solutions", "tests/exercises")}
     tree(tmp_path / "alice", {INSIDE: CODE, **other, "exercises/.venv/x.py": b""})
     assert taken(only(tmp_path)) == {"medium/ex02": {"rate_limit.py": CODE}}
+    assert lines(only(tmp_path)) == []
 
 
 def test_one_tree_is_one_student(tmp_path: Path) -> None:
@@ -139,6 +140,9 @@ def lines(student: Student) -> list[str]:
         ({INSIDE: CODE, f"exercises/{HOME}/app.py": b""}, "app.py differs from the course's"),
         ({INSIDE: CODE, "exercises/medium/ex02/rate_limit.py": b""}, "which differ; keep one"),
         ({INSIDE: CODE, "exercises/medium/ex02/rate_limit.py": CODE}, "hold the same"),
+        ({INSIDE: CODE, f"{HOME}/rate_limit.py": b""}, "which differ; keep one"),
+        ({INSIDE: CODE, f"{HOME}/rate_limit.py": CODE}, "hold the same"),
+        ({INSIDE: CODE, f"old/{INSIDE}": b""}, "holds another answer, which was left out"),
         ({INSIDE: CODE, MANIFEST: b"[" * 100_000}, "is not what make submit writes"),
     ],
 )
@@ -171,10 +175,12 @@ def test_twice_under_one_name(tmp_path: Path) -> None:
 def test_what_is_nobodys(tmp_path: Path) -> None:
     """Other files and links are left alone, and named."""
     tree(tmp_path, {"notes.txt": b"", "alice/x": b"", ".DS_Store": b"", "handed_in.csv": b""})
+    tree(tmp_path, {"reports/index.html": b"", ".git/x": b"", ".carol/x": b""})
     (tmp_path / "bob").symlink_to(tmp_path / "alice")
-    found = take_in_class(tmp_path, EXERCISES)
+    found = take_in_class(tmp_path, EXERCISES, tmp_path / "reports")
     assert [student.name for student in found.students] == ["alice"]
     assert sorted(found.left_alone) == [
+        ".carol begins with a dot, so it was not looked at",
         "bob is a link, and links are not followed",
         "notes.txt is neither a folder nor an archive",
     ]
