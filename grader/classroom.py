@@ -178,14 +178,15 @@ def _stopped_by_signals(stopping: threading.Event) -> Iterator[None]:
 
 def _told(order: Order, results: ClassResults, done: dict[str, Done]) -> int:
     for line in results.left_alone:
-        print(printable(line))
+        print(on_one_line(line))
     for student in results.students:
         told = [*([student.problem] if student.problem else []), *student.notes]
         for result in student.exercises:
             reasons = [result.why] if result.state == "not_graded" else []
-            told += [f"{result.short}: {line}" for line in (*reasons, *result.notes)]
+            found = result.grade.notes if result.grade else ()
+            told += [f"{result.short}: {line}" for line in (*reasons, *found, *result.notes)]
         for line in told:
-            print(printable(f"{student.name}: {line}"))
+            print(on_one_line(f"{student.name}: {line}"))
     undecided = [each for each in done.values() if not each.grade or each.grade.undecided]
     graded = len(done) - len(undecided)
     print(f"{len(results.students)} students, {graded} of {len(done)} different answers graded.")
@@ -194,5 +195,10 @@ def _told(order: Order, results: ClassResults, done: dict[str, Done]) -> int:
         print("Stopped. The same command goes on where it was.")
         return 130
     for each in undecided:
-        print(printable(f"{each.job.exercise.short}: {outcome(each)}"))
+        print(on_one_line(f"{each.job.exercise.short}: {outcome(each)}"))
     return 1 if undecided else 0
+
+
+def on_one_line(text: str) -> str:
+    """A file's name may hold whatever it likes, line ends too."""
+    return printable(text).replace("\n", "\\n")

@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 
 from grader.batch import Done, Job, Suites
 from grader.catalogue import ROOT, Exercise, GradingError, all_exercises, criteria, find
+from grader.classroom import on_one_line
 from grader.grade import CheckGrade, Grade
 from grader.intake import Answer, Class, Student
 from grader.manifest import Manifest, Packed
@@ -203,6 +204,11 @@ def test_pages_have_names_of_their_own() -> None:
     made = page_names([*names, "Alice"])
     assert len({each.casefold() for each in made}) == len(made)
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", each) for each in made), made
+
+
+def test_a_line_is_a_line() -> None:
+    """What `make grade` prints of a file's name neither breaks the line nor steers the terminal."""
+    assert on_one_line("a\nb\x1b[2J\r.py is odd") == "a\\nb\\u001b[2J\\u000d.py is odd"
 
 
 def test_the_same_twice(out: Path, tmp_path: Path) -> None:
