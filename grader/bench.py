@@ -24,7 +24,6 @@ from grader.catalogue import ROOT, Exercise, GradingError
 from grader.verify import Case, cases, load_matrix
 from grader.workspace import NEVER_COPIED
 
-SUBMISSIONS = 8
 WARM, COLD = (), ("-p", "grader.judge.cold")
 PARTS = ("grader", "shared", "medium", "advanced", "exercises", "pyproject.toml", "README.md")
 
@@ -36,11 +35,15 @@ class Bench:
     cases: Sequence[Case] = field(init=False)
 
     def __post_init__(self) -> None:
-        """The solution, the starter, alternatives and known-wrong answers, spread evenly."""
-        found = list(cases(self.exercise, load_matrix(self.exercise)))
-        first, rest = found[:4], found[4:]
-        step = max(1, len(rest) // (SUBMISSIONS - len(first)))
-        self.cases = [*first, *rest[::step]][:SUBMISSIONS]
+        """The solution, the starter, an alternative and a known-wrong answer."""
+        matrix = load_matrix(self.exercise)
+        names = [
+            "solution",
+            "starter",
+            *list(matrix.alternatives)[:1],
+            *list(matrix.known_wrong)[:1],
+        ]
+        self.cases = [each for each in cases(self.exercise, matrix) if each.name in names]
 
     # --- the ways
 
