@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
@@ -160,12 +161,14 @@ def pages(graded: Graded) -> list[Path]:
 
 
 @pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="there is no Chromium here")
-@pytest.mark.parametrize("width", [380, 1280])
-def test_pages_are_for_everybody(graded: Graded, pages: list[Path], width: int) -> None:
+@pytest.mark.parametrize(("width", "colours"), [(380, "dark"), (380, "light"), (1280, "light")])
+def test_pages_are_for_everybody(
+    graded: Graded, pages: list[Path], width: int, colours: Literal["dark", "light"]
+) -> None:
     """No page has an accessibility fault, is wider than a phone, or asks for anything else."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": 800})
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=colours)
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         for path in pages:
