@@ -76,8 +76,14 @@ kit: ready-all ## Make the students' copy of the course: OUT=a new folder
 gradescope: ready-all ## Make a Gradescope autograder: OUT=a new folder
 	@$(PY) -m grader gradescope $(EX) $(call handed_on,OUT,out)
 
+capstone: ready-all ## Run all advanced solutions at once: two replicas and a proxy
+	@exec $(PY) -m capstone
+
 bench: ready-all ## Compare the speed of the service with two baselines
 	@$(PY) -m bench $(ARGS)
+
+bench-capstone: ready-all ## Measure the capstone: one replica, two, and one that dies
+	@$(PY) -m capstone.measure $(ARGS)
 
 mutants: ready-all ## Break the solutions, and count what the suites notice
 	@$(PY) -m grader mutants $(EX)
@@ -96,4 +102,4 @@ ready-%:
 	@sh scripts/setup.sh $*
 
 .PHONY: help doctor medium advanced user test test-containers check format grade serve hint watch progress submit \
-	verify verify-class verify-full mutants kit gradescope bench bench-grader lock clean
+	verify verify-class verify-full mutants kit gradescope capstone bench bench-capstone bench-grader lock clean

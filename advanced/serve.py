@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess
 
-from advanced.app.config import Settings, read_settings, signing_key
+from advanced.app.config import Settings, read_settings
 from advanced.app.logs import log_config
+from advanced.app.signing_key import signing_key
 from advanced.app.users import demo_password
 from advanced.embedded_redis import NoEmbeddedRedis, embedded_redis
 from shared.errors import ConfigurationError

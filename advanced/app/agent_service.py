@@ -1,6 +1,6 @@
 """AgentService as production wants it: measured, bounded, and a first question answered once.
 
-Path of a request: routes > ProductionAgentService > turns > cache > graph > llm.
+Path of a request: routes > ProductionAgentService > turns > flights and cache > graph > llm.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointMetadata, empty_checkpoint
 from langgraph.graph.message import add_messages
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import shared
 from shared.agent_service import AgentService, thread
@@ -27,8 +26,9 @@ from shared.state import AgentState, TurnContext
 from shared.tools import calculate, search_handbook
 from shared.turns import Turn
 
-from .cache import CacheService, cache_key
+from .cache import Made, answer_key, is_answer, may_be_repeated
 from .flight import Say
+from .flights import Flights
 from .logs import note
 from .monitoring import cache_lookups, measured_stream, measured_turn, tokens
 
@@ -45,7 +45,7 @@ class ProductionAgentService(AgentService):
         llm: ChatOpenAI,
         memory: BaseCheckpointSaver[Any],
         sessions: SessionStore,
-        cache: CacheService,
+        flights: Flights,
         *,
         timeout: float = 60.0,
         turn_wait: float = 30.0,
@@ -53,7 +53,7 @@ class ProductionAgentService(AgentService):
         callbacks: Sequence[BaseCallbackHandler] = (),
     ) -> None:
         super().__init__(llm, memory, sessions, timeout=timeout, turn_wait=turn_wait)
-        self._cache = cache
+        self._flights = flights
         self._timeout = timeout
         self._places = asyncio.Semaphore(at_once)
         without_memory = build_graph(llm, [search_handbook, calculate])
@@ -94,7 +94,7 @@ class ProductionAgentService(AgentService):
 
     async def _run_graph(self, turn: Turn, query: str, context: TurnContext) -> AgentState:
         note(session=turn.session_id)
-        if turn.first and self._cache.enabled:
+        if turn.first and self._flights.enabled:
             return await self._answer_once(turn, query, context)
         async with self._at_the_model(context):
             return await super()._run_graph(turn, query, context)
@@ -110,8 +110,9 @@ class ProductionAgentService(AgentService):
         async def make(say: Say) -> dict[str, Any]:
             return await self._make(query, iterations, say if aloud else None)
 
-        key = cache_key("answer", self._user, self._answers_depend_on, query, iterations)
-        async with self._cache.answer(key, make, keep=may_be_repeated, believe=is_answer) as answer:
+        key = answer_key(self._user, self._answers_depend_on, query, iterations)
+        asked = self._flights.answer(key, make, keep=may_be_repeated, believe=is_answer)
+        async with asked as answer:
             heard = await passed_on(answer.pieces(), context) if aloud else False
             made = await answer.result()
         if not heard:  # it came whole, from the store or from another worker
@@ -175,33 +176,6 @@ class ProductionAgentService(AgentService):
                 tokens.labels("input").inc(context.input_tokens)
                 tokens.labels("output").inc(context.output_tokens)
                 note(model_seconds=round(context.model_seconds, 6), tokens=context.tokens_used)
-
-
-class Made(BaseModel):
-    """What a question without a history comes to, as it is kept."""
-
-    model_config = ConfigDict(strict=True)
-
-    response: str = Field(min_length=1)
-    stopped: str | None
-    flawed: bool
-    tools: list[dict[str, Any]]
-    iterations: int
-    tokens_used: int | None
-
-
-def is_answer(value: Any) -> bool:
-    """Whether what came out of Redis is what `_make` returns."""
-    try:
-        Made.model_validate(value)
-    except ValidationError:
-        return False
-    return True
-
-
-def may_be_repeated(made: dict[str, Any]) -> bool:
-    """Whether an answer is good for the next one who asks: whole, and no tool failed on its way."""
-    return made["stopped"] is None and not made["flawed"]
 
 
 def told_to(say: Say) -> Any:

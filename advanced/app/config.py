@@ -4,9 +4,7 @@ They come from the environment, then `.env` in the repository's root, then one f
 SECRETS_DIR, which is where containers mount their secrets.
 """
 
-import logging
 import os
-import secrets
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -21,30 +19,15 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
+import shared
 from shared.errors import ConfigurationError
 
-from .private_files import locked, write_privately
+from .weak_keys import KEY_BYTES, is_example
 
-logger = logging.getLogger(__name__)
-
-ROOT = Path(__file__).parents[2]
-
-KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""A key must be at least as long as the hash that it goes into (RFC 7518, section 3.2)."""
-
-EXAMPLE_WORDS = (
-    *("changeme", "changethis", "changein", "example", "goeshere", "insecure", "password"),
-    *("placeholder", "replaceme", "replacethis", "secretkey", "supersecret", "yourkey"),
-    *("yoursecret", "verysecret", "mysecret", "notasecret", "jwtsecret", "demosecret", "topsecret"),
-    *("developmentkey", "0123456789", "1234567890", "abcdefgh", "qwerty"),
-    "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",  # in many tutorials
-)
-"""What keys that were copied from somewhere contain, in small letters and digits alone."""
-
-FEWEST_CHARACTERS = 8
-"""Different ones in a key. 32 random hexadecimal digits have fewer once in 20 million."""
+ROOT = Path(shared.__file__).parents[1]
 
 
 def split_at_commas(value: object) -> object:
@@ -121,6 +104,7 @@ class Settings(BaseSettings):
     REDIS_DB: int = Field(default=0, ge=0, le=1_000_000)
     REDIS_PASSWORD: SecretStr | None = None
     REDIS_ENABLED: bool = True
+    REDIS_TIMEOUT: float = Field(default=0.15, gt=0, le=60)
 
     ALGORITHM: Literal["HS256", "HS384", "HS512"] = "HS256"
     SECRET_KEY: SecretStr | None = Field(default=None, validate_default=True)
@@ -231,60 +215,13 @@ def read_settings() -> Settings:
         return Settings()
     except UnicodeDecodeError as exc:
         raise ConfigurationError(
-            f"{ROOT / '.env'}, or a file in SECRETS_DIR, is not UTF-8: save it as UTF-8 in your "
-            "editor, and start again."
+            f"{ROOT / '.env'} is not UTF-8: save it as UTF-8 in your editor, and start again."
         ) from exc
+    except SettingsError as exc:  # it names the file, and quotes nothing of it
+        raise ConfigurationError(f"SECRETS_DIR: no UTF-8 text could be read: {exc}.") from exc
 
 
 @cache
 def get_settings() -> Settings:
     """The hand-out's global `settings`, read when first asked for and the same ever after."""
     return read_settings()
-
-
-def is_example(key: str) -> bool:
-    plain = "".join(filter(str.isalnum, key.lower()))
-    return len(set(key)) < FEWEST_CHARACTERS or any(word in plain for word in EXAMPLE_WORDS)
-
-
-def signing_key(settings: Settings) -> SecretStr:
-    """SECRET_KEY; in development, without one, a random key that all workers and starts share."""
-    if settings.SECRET_KEY is not None:
-        return settings.SECRET_KEY
-    path = settings.STATE_DIR / "secret_key"
-    try:
-        return SecretStr(kept_key(path))
-    except OSError as exc:
-        raise ConfigurationError(
-            f"STATE_DIR: {path} cannot be kept ({exc.strerror}); choose another folder, "
-            "or set SECRET_KEY."
-        ) from exc
-
-
-def kept_key(path: Path) -> str:
-    """The key in the file; whoever comes first writes it, and says so."""
-    with locked(path):
-        if not path.exists():
-            write_privately(path, secrets.token_urlsafe(64))
-            logger.warning("No SECRET_KEY: made one for development, kept in %s.", path)
-        path.chmod(0o600)
-        key = path.read_text(encoding="ascii", errors="replace").strip()
-    if len(key) < KEY_BYTES["HS512"]:
-        raise ConfigurationError(f"{path} holds no key any more: delete it, and one is made.")
-    return key
-
-
-def apply_tracing(settings: Settings) -> None:
-    """Tell LangSmith whether to trace: it reads the environment, and never our settings.
-
-    Of its many variables the ones set here are asked first. To be called before the first model
-    call, since LangSmith remembers what it read.
-    """
-    if key := settings.langsmith_key:
-        os.environ["LANGSMITH_API_KEY"] = key
-        os.environ["LANGSMITH_PROJECT"] = settings.LANGCHAIN_PROJECT
-    elif settings.LANGCHAIN_TRACING_V2:
-        logger.warning("LANGCHAIN_TRACING_V2 without LANGCHAIN_API_KEY: nothing is traced.")
-    os.environ["LANGSMITH_TRACING_V2"] = "true" if key else "false"
-    for old in ("LANGCHAIN_TRACING", "LANGCHAIN_HANDLER"):  # LangChain raises at each call if set
-        os.environ.pop(old, None)

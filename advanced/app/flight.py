@@ -1,6 +1,6 @@
 """Work that several wait for at once: it is done once, and goes on while one of them is left.
 
-Nothing here knows of Redis: `cache.py` adds the other processes.
+Nothing here knows of Redis: `flights.py` adds the other processes.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ Source = Literal["made", "shared", "stored"]
 
 
 class Flight:
-    """One question's work, as `cache.py` sees it."""
+    """One question's work, as `flights.py` sees it."""
 
     def __init__(self, key: str, work: Work, keep: Test, believe: Test) -> None:
         self.key = key
@@ -108,7 +108,7 @@ class Flight:
 
 
 class Answer:
-    """One waiter's view of a flight. Made by `CacheService.answer`."""
+    """One waiter's view of a flight. Made by `Flights.answer`."""
 
     def __init__(self, flight: Flight, *, first: bool) -> None:
         self._flight = flight

@@ -6,20 +6,14 @@ and answers, names of files and what clients write are never part of a line: onl
 
 import logging
 import logging.config
-import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
 import structlog
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.stdlib import ProcessorFormatter
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, WrappedLogger
-
-from .monitoring import endpoint_of, method_of
-
-logger = logging.getLogger(__name__)
 
 notes: ContextVar[dict[str, Any]] = ContextVar("notes")
 
@@ -28,41 +22,6 @@ def note(**facts: Any) -> None:
     """Add to the log line of the request that this task works for, if there is one."""
     if (noted := notes.get(None)) is not None:
         noted.update(facts)
-
-
-class RequestLog:
-    """Logs each request at its end; a stream's is its last byte. Times are seconds."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        started = time.perf_counter()
-        facts: dict[str, Any] = {"request_id": scope["state"]["request_id"]}
-        notes.set(facts)
-        status = None  # the client left before there was one
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, noted)
-        finally:
-            line = {
-                "method": method_of(scope),
-                "route": endpoint_of(scope),
-                "status": status,
-                "client": scope["client"][0],
-                "duration": round(time.perf_counter() - started, 6),
-                **facts,
-            }
-            logger.info("request", extra={"facts": line})
-        return None
 
 
 def log_config(level: str, *, debug: bool = False) -> dict[str, Any]:
@@ -120,7 +79,10 @@ def with_facts(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 class Frames:
-    """An exception as a list: its type, and where it was raised; never the values of variables."""
+    """An exception as a list: its type, and where it was raised; never the values of variables.
+
+    What it says is told in debug mode, and of what nobody has written yet: that quotes nobody.
+    """
 
     def __init__(self, debug: bool) -> None:
         self._debug = debug
@@ -132,4 +94,5 @@ class Frames:
     def _told(self, raised: Mapping[str, Any]) -> dict[str, Any]:
         frames = [f"{f['filename']}:{f['lineno']} {f['name']}" for f in raised["frames"]]
         told = {"type": raised["exc_type"], "frames": frames}
-        return {**told, "says": raised["exc_value"]} if self._debug else told
+        quotes_nobody = raised["exc_type"] == NotImplementedError.__name__
+        return {**told, "says": raised["exc_value"]} if self._debug or quotes_nobody else told

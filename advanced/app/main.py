@@ -22,18 +22,20 @@ from shared.web.lifecycle import end_with_the_parent, ending_turns_at_shutdown, 
 
 from .agent_service import ProductionAgentService
 from .cache import CacheService
-from .config import Settings, apply_tracing, get_settings
+from .config import Settings, get_settings
 from .dependencies import on_unauthenticated
 from .edge import RealClient, SecurityHeaders
 from .errors import Unauthenticated
+from .flights import Flights
 from .health import Dependencies
 from .login_failures import StoredLoginFailures
-from .logs import RequestLog, configure_logs
+from .logs import configure_logs
 from .monitoring import FAILURES, RequestMetrics, refusals
+from .request_log import RequestLog
 from .resources import Conversations, open_model, open_redis_link, open_sessions, rate_limiter
 from .routes import agent, auth, health, metrics
 from .security import open_authentication
-from .tracing import exporting, tracer_provider
+from .tracing import apply_tracing, exporting, tracer_provider
 
 SELDOM = (20_000, 20, 50)
 """For the garbage collector: by default a turn, which makes thousands of objects that all go by
@@ -142,13 +144,14 @@ async def running(
                 "model": partial(reachable, llm),
             }
         )
-        answers = CacheService(redis, ttl=config.CACHE_TTL, enabled=config.CACHE_ENABLED)
-        stack.push_async_callback(answers.aclose)
+        cache = CacheService(redis, ttl=config.CACHE_TTL, enabled=config.CACHE_ENABLED)
+        flights = Flights(cache)
+        stack.push_async_callback(flights.aclose)
         service = ProductionAgentService(
             llm,
             conversations.checkpoints,
             conversations.of(""),
-            answers,
+            flights,
             timeout=config.REQUEST_TIMEOUT,
             turn_wait=config.TURN_WAIT,
             at_once=config.MAX_MODEL_CALLS,

@@ -52,6 +52,11 @@ class Patience:
     """The pauses between probes double from the one to the other."""
 
 
+def patience_within(deadline: float) -> Patience:
+    """A reply is slow, and the next request spared, when it took a third of the deadline."""
+    return Patience(deadline=deadline, slow=deadline / 3)
+
+
 class RedisLink:
     """Redis behind a circuit breaker. Made by `open_redis`; all users in a process share one."""
 

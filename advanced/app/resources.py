@@ -15,7 +15,7 @@ from shared.ports import SessionStore
 
 from .config import Settings
 from .limits import MemoryLimiter, RateLimiter, RedisLimiter
-from .redis_link import RedisLink, open_redis
+from .redis_link import RedisLink, open_redis, patience_within
 from .sessions import SqliteSessions
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ async def open_redis_link(config: Settings) -> AsyncIterator[RedisLink | None]:
         config.REDIS_PORT,
         db=config.REDIS_DB,
         password=plain(config.REDIS_PASSWORD),
+        patience=patience_within(config.REDIS_TIMEOUT),
     ) as link:
         yield link
 

@@ -18,10 +18,11 @@ from pydantic import SecretStr
 
 from shared.errors import ConfigurationError
 
-from .config import Settings, signing_key
+from .config import Settings
 from .errors import InvalidCredentials, InvalidToken, TooManyLogins
 from .login_failures import Clock, LoginFailures, allowances
 from .passwords import Passwords
+from .signing_key import signing_key
 from .users import DEMO_NAMES, Record, Users, demo_password, demo_users_announced
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")

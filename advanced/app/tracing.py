@@ -1,7 +1,8 @@
-"""Tracing: FastAPI's own OpenTelemetry spans, sent to an OTLP endpoint."""
+"""Tracing: FastAPI's own OpenTelemetry spans to an OTLP endpoint, and LangSmith's where wanted."""
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -45,3 +46,19 @@ async def exporting(provider: TracerProvider | None, settings: Settings) -> Asyn
         late = asyncio.get_running_loop().call_later(EXPORT_SECONDS, exporter.shutdown)
         await asyncio.to_thread(provider.shutdown)
         late.cancel()
+
+
+def apply_tracing(settings: Settings) -> None:
+    """Tell LangSmith whether to trace: it reads the environment, and never our settings.
+
+    Of its many variables the ones set here are asked first. To be called before the first model
+    call, since LangSmith remembers what it read.
+    """
+    if key := settings.langsmith_key:
+        os.environ["LANGSMITH_API_KEY"] = key
+        os.environ["LANGSMITH_PROJECT"] = settings.LANGCHAIN_PROJECT
+    elif settings.LANGCHAIN_TRACING_V2:
+        logger.warning("LANGCHAIN_TRACING_V2 without LANGCHAIN_API_KEY: nothing is traced.")
+    os.environ["LANGSMITH_TRACING_V2"] = "true" if key else "false"
+    for old in ("LANGCHAIN_TRACING", "LANGCHAIN_HANDLER"):  # LangChain raises at each call if set
+        os.environ.pop(old, None)

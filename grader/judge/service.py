@@ -17,7 +17,9 @@ from grader.sandbox.order import Forward, Limits, Order
 from grader.workspace import app_name
 from shared.offline_model import OfflineModel
 
-TODO = re.compile(r"NotImplementedError: (TODO[^\n]*)")
+TODO = re.compile(r'(?:NotImplementedError: |"says": ")(TODO[^\n"]*)')
+"""In a traceback, or in the advanced app's log."""
+
 MEGABYTE = 1024 * 1024
 LAST_WORDS_SECONDS = 1.0
 
@@ -80,7 +82,8 @@ class Service:
 
         `forward` gives it more servers: `{"REDIS_URL": ("redis://127.0.0.1:{port}/0", address)}`,
         where the address is a Unix socket's path, or a host and port. `data` is a folder that it
-        may write to, told as DATA_DIR, and finds again when it is served a second time.
+        may write to, and finds again when it is served a second time; it is told where as DATA_DIR,
+        and wherever a setting says `{data}`.
         Raises Crashed when it does not start, or ends by itself before the block does.
         """
         async with AsyncExitStack() as stack:
@@ -109,10 +112,10 @@ class Service:
             self.programs.append(run)
             yield run
 
-    async def refuses(self, **settings: object) -> str:
+    async def refuses(self, *, data: Path | None = None, **settings: object) -> str:
         """Start it with settings that it has to refuse; what it printed. AssertionError if not."""
         with ExitStack() as stack:
-            run = await asyncio.to_thread(self._open, {}, None, settings, stack)
+            run = await asyncio.to_thread(self._open, {}, data, settings, stack)
             ready = await asyncio.to_thread(run.wait_until_ready, self._start_seconds)
             assert not ready, "the service starts with a setting that it should refuse"
             assert run.ended, "the service neither starts nor refuses to"
@@ -151,6 +154,8 @@ class Service:
         }
         environment = {"OPENAI_API_KEY": key, **serve.environment}
         environment |= {name: str(value) for name, value in settings.items()}
+        if data is not None:
+            data.chmod(0o777)  # it may be served as somebody else
         order = Order(
             tier=self.place.tier,
             workspace=str(self.place.workspace),

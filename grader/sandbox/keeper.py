@@ -190,15 +190,18 @@ def _listen(port: int) -> socket.socket:
 
 
 def _told_where(order: Order, doors: list[socket.socket], port: int) -> Order:
-    """The order, with the ports in its environment."""
+    """The order, with the ports and the writable folder in its environment."""
     told = {
         forward.variable: forward.value.replace("{port}", str(door.getsockname()[1]))
         for forward, door in zip(order.forwards, doors, strict=True)
     }
     home = "/tmp" if order.tier == 1 else order.workspace  # noqa: S108 - the private one
-    data = {"DATA_DIR": str(jail.DATA) if order.tier == 1 else order.writable}
+    data = {"DATA_DIR": "{data}"} if order.writable else {}
     always = {"HOME": home, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PORT": str(port)}
-    environment = {**always, **(data if order.writable else {}), **order.environment, **told}
+    environment = {**always, **data, **order.environment, **told}
+    if order.writable:
+        where = str(jail.DATA) if order.tier == 1 else order.writable
+        environment = {name: text.replace("{data}", where) for name, text in environment.items()}
     return replace(order, environment=environment)
 
 
@@ -251,6 +254,8 @@ def _become(order: Order, listener: socket.socket, ready: int, output: int, uid:
         code = inside.run(order, listener, ready, output, uid)
     except SystemExit as exc:
         code = exc.code if isinstance(exc.code, int) else 1
+        if isinstance(exc.code, str):  # as Python does at its end, which this process never sees
+            print(exc.code, file=sys.stderr)
     except BaseException:  # noqa: BLE001 - it is on its way out, and says why
         traceback.print_exc()
     finally:

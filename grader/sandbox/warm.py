@@ -39,6 +39,12 @@ PRELOADED = (
     "openai.resources.chat.completions.completions",
     "openai.resources.chat.chat",
     "httpcore2",
+    "sqlite3",
+    "structlog",
+    "jwt",
+    "redis.asyncio",
+    "opentelemetry.sdk.trace.export",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
 )
 PRELOADED_FOR = {
     "medium": (),

@@ -18,7 +18,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from advanced.app.config import Settings, signing_key
+from advanced.app.config import Settings
 from advanced.app.database import Database
 from advanced.app.dependencies import USER_ERRORS, CurrentUser, on_unauthenticated
 from advanced.app.errors import Unauthenticated
@@ -31,6 +31,7 @@ from advanced.app.security import (
     Tokens,
     open_authentication,
 )
+from advanced.app.signing_key import signing_key
 from advanced.app.users import Users, demo_password, remove_user, set_password
 from shared.models import ErrorResponse
 from shared.web.documentation import refusals

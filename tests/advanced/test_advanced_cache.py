@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from advanced.app.cache import LEASE, CacheService, as_error, cache_key
+from advanced.app.cache import CacheService, cache_key
 from advanced.app.flight import Say, Work
+from advanced.app.flights import LEASE, Flights, as_error
 from advanced.app.redis_link import Patience, open_redis
 from shared.errors import AgentError, ModelUnavailable, Overloaded
 from tests.serving import ROOT
@@ -46,28 +47,28 @@ def server(running: Valkey) -> Valkey:
 
 
 @asynccontextmanager
-async def worker(server: Valkey, **more: Any) -> AsyncIterator[CacheService]:
-    """A worker's cache, with a connection of its own."""
+async def worker(server: Valkey, **more: Any) -> AsyncIterator[Flights]:
+    """A worker's flights and cache, with a connection of its own."""
     async with open_redis(**server.address, patience=UNHURRIED) as link:
-        cache = CacheService(link, **{"ttl": 60, **more})
+        flights = Flights(CacheService(link, **{"ttl": 60, **more}))
         try:
-            yield cache
+            yield flights
         finally:
-            await cache.aclose()
+            await flights.aclose()
             assert link.away is None, "the test did not test Redis"
 
 
 @pytest.fixture
-async def cache(server: Valkey) -> AsyncIterator[CacheService]:
-    async with worker(server) as cache:
-        yield cache
+async def flights(server: Valkey) -> AsyncIterator[Flights]:
+    async with worker(server) as flights:
+        yield flights
 
 
 @pytest.fixture
-async def other(server: Valkey) -> AsyncIterator[CacheService]:
+async def other(server: Valkey) -> AsyncIterator[Flights]:
     """Another worker's."""
-    async with worker(server) as cache:
-        yield cache
+    async with worker(server) as flights:
+        yield flights
 
 
 class Model:
@@ -106,8 +107,8 @@ def quick(model: Model) -> Model:
     return model
 
 
-async def ask(cache: CacheService, work: Work, key: str = KEY, **more: Any) -> tuple[Any, str]:
-    async with cache.answer(key, work, **more) as answer:
+async def ask(flights: Flights, work: Work, key: str = KEY, **more: Any) -> tuple[Any, str]:
+    async with flights.answer(key, work, **more) as answer:
         return await answer.result(), answer.source
 
 
@@ -150,28 +151,28 @@ def test_a_key_is_a_digest_of_all_that_matters() -> None:
     assert int(digest, 16)
 
 
-async def test_what_is_not_kept_is_for_those_who_waited(cache: CacheService, quick: Model) -> None:
+async def test_what_is_not_kept_is_for_those_who_waited(flights: Flights, quick: Model) -> None:
     """Who asks when the answer has been given has it made anew, however soon that is."""
     for times in range(1, 6):
-        assert await ask(cache, quick, keep=lambda _: False) == (VALUE, "made")
+        assert await ask(flights, quick, keep=lambda _: False) == (VALUE, "made")
         assert quick.calls == times
 
 
-async def test_what_is_set_is_found(cache: CacheService, other: CacheService) -> None:
+async def test_what_is_set_is_found(flights: Flights, other: Flights) -> None:
     """By every worker, under the same arguments only."""
-    await cache.set("page", {"text": "ü\u2028"}, None, "a", size=2)
-    assert await other.get("page", "a", size=2) == {"text": "ü\u2028"}
-    assert await other.get("page", "a", size=3) is None
-    assert await other.get("page", size=2) is None
+    await flights.cache.set("page", {"text": "ü\u2028"}, None, "a", size=2)
+    assert await other.cache.get("page", "a", size=2) == {"text": "ü\u2028"}
+    assert await other.cache.get("page", "a", size=3) is None
+    assert await other.cache.get("page", size=2) is None
 
 
 async def test_it_is_kept_as_long_as_it_says(server: Valkey) -> None:
     """CACHE_TTL, or what the call says; nothing without an end, and nothing for no time."""
-    async with worker(server, ttl=30) as cache:
-        await cache.set("page", 1, None, "default")
-        await cache.set("page", 1, 5, "short")
-        await cache.set("page", 1, 0, "not at all")
-        await ask(cache, lambda say: value(1), cache_key("page", "flight"))
+    async with worker(server, ttl=30) as flights:
+        await flights.cache.set("page", 1, None, "default")
+        await flights.cache.set("page", 1, 5, "short")
+        await flights.cache.set("page", 1, 0, "not at all")
+        await ask(flights, lambda say: value(1), cache_key("page", "flight"))
         await until_landed(server, cache_key("page", "flight"))
 
     def left(name: str) -> int:
@@ -181,19 +182,19 @@ async def test_it_is_kept_as_long_as_it_says(server: Valkey) -> None:
     assert not server.ask("EXISTS", cache_key("page", "not at all"))
 
 
-async def test_it_is_gone_after_that(cache: CacheService) -> None:
+async def test_it_is_gone_after_that(flights: Flights) -> None:
     """A value whose time is over is not found."""
-    await cache.set("page", "old", 1, "a")
-    assert await cache.get("page", "a") == "old"
+    await flights.cache.set("page", "old", 1, "a")
+    assert await flights.cache.get("page", "a") == "old"
     await asyncio.sleep(1)
-    assert await cache.get("page", "a") is None
+    assert await flights.cache.get("page", "a") is None
 
 
 async def test_values_are_plain_json_that_names_its_key(
-    server: Valkey, cache: CacheService, quick: Model
+    server: Valkey, flights: Flights, quick: Model
 ) -> None:
     """No pickle, and no command that walks through all keys."""
-    await ask(cache, quick)
+    await ask(flights, quick)
     await until_landed(server)
     assert json.loads(server.ask("GET", KEY)) == {"key": KEY, "value": VALUE}
     used = server.ask("INFO", "commandstats")
@@ -215,14 +216,14 @@ POISONS = {
 
 @pytest.mark.parametrize("poison", POISONS.values(), ids=POISONS)
 async def test_a_poisoned_value_is_a_miss(
-    server: Valkey, cache: CacheService, quick: Model, poison: tuple[str | bytes, ...]
+    server: Valkey, flights: Flights, quick: Model, poison: tuple[str | bytes, ...]
 ) -> None:
     """What is not ours is not believed, and a good answer takes its place."""
     server.ask(*poison)
-    assert await cache.get("answer", user="ada", query="What is SSE?") is None
-    assert await ask(cache, quick) == (VALUE, "made")
+    assert await flights.cache.get("answer", user="ada", query="What is SSE?") is None
+    assert await ask(flights, quick) == (VALUE, "made")
     await until_landed(server)
-    assert await cache.get("answer", user="ada", query="What is SSE?") == VALUE
+    assert await flights.cache.get("answer", user="ada", query="What is SSE?") == VALUE
 
 
 @pytest.mark.parametrize(
@@ -235,20 +236,20 @@ async def test_a_poisoned_value_is_a_miss(
     ],
 )
 async def test_a_flight_that_nobody_can_hold_is_not_waited_for(
-    server: Valkey, cache: CacheService, quick: Model, lock: tuple[str | int, ...]
+    server: Valkey, flights: Flights, quick: Model, lock: tuple[str | int, ...]
 ) -> None:
     """A lease is never longer than ours are; anything else would be waited for in vain."""
     server.ask(*lock)
     async with asyncio.timeout(LEASE / 2):
-        assert await ask(cache, quick) == (VALUE, "made")
+        assert await ask(flights, quick) == (VALUE, "made")
 
 
 # One flight
 
 
-async def test_a_hundred_equal_questions_make_one_call(cache: CacheService, model: Model) -> None:
+async def test_a_hundred_equal_questions_make_one_call(flights: Flights, model: Model) -> None:
     """One is the maker; the others share, and each gets a copy of its own."""
-    asking = [asyncio.create_task(ask(cache, model)) for _ in range(100)]
+    asking = [asyncio.create_task(ask(flights, model)) for _ in range(100)]
     await model.asked.wait()
     model.may_answer.set()
     answers = await asyncio.gather(*asking)
@@ -258,22 +259,22 @@ async def test_a_hundred_equal_questions_make_one_call(cache: CacheService, mode
     assert Counter(source for _, source in answers) == {"made": 1, "shared": 99}
 
 
-async def test_other_questions_do_not_wait(cache: CacheService, model: Model) -> None:
+async def test_other_questions_do_not_wait(flights: Flights, model: Model) -> None:
     """A flight holds up nobody who asks something else."""
-    slow = asyncio.create_task(ask(cache, model))
+    slow = asyncio.create_task(ask(flights, model))
     await model.asked.wait()
-    assert await ask(cache, lambda say: value(2), cache_key("answer", 2)) == (2, "made")
+    assert await ask(flights, lambda say: value(2), cache_key("answer", 2)) == (2, "made")
     model.may_answer.set()
     await slow
 
 
 async def test_the_next_who_asks_gets_what_is_stored(
-    server: Valkey, cache: CacheService, other: CacheService, quick: Model
+    server: Valkey, flights: Flights, other: Flights, quick: Model
 ) -> None:
     """In every worker, without a call and without pieces, and it says that it is cached."""
-    await ask(cache, quick)
+    await ask(flights, quick)
     await until_landed(server)
-    for place in (cache, other):
+    for place in (flights, other):
         async with place.answer(KEY, quick) as answer:
             assert [piece async for piece in answer.pieces()] == []
             assert await answer.result() == VALUE
@@ -283,10 +284,10 @@ async def test_the_next_who_asks_gets_what_is_stored(
 
 
 async def test_workers_share_a_flight(
-    server: Valkey, cache: CacheService, other: CacheService, model: Model
+    server: Valkey, flights: Flights, other: Flights, model: Model
 ) -> None:
     """While one worker makes the answer, the other's hundred wait for it."""
-    first = asyncio.create_task(ask(cache, model))
+    first = asyncio.create_task(ask(flights, model))
     await model.asked.wait()
     rest = [asyncio.create_task(ask(other, model)) for _ in range(100)]
     await until_followed(server)
@@ -305,12 +306,12 @@ async def test_processes_share_a_flight(server: Valkey) -> None:
     assert sum(answers for _, answers in counts) == 100
 
 
-async def test_a_latecomer_hears_it_all(cache: CacheService, model: Model) -> None:
+async def test_a_latecomer_hears_it_all(flights: Flights, model: Model) -> None:
     """Pieces come as they are said, to who asked first and to who came later; then they end."""
-    async with cache.answer(KEY, model) as first, asyncio.timeout(20):
+    async with flights.answer(KEY, model) as first, asyncio.timeout(20):
         early = first.pieces()
         assert await anext(early) == "Server-sent "
-        async with cache.answer(KEY, model) as second:
+        async with flights.answer(KEY, model) as second:
             late = second.pieces()
             assert await anext(late) == "Server-sent "
             model.may_answer.set()
@@ -320,7 +321,7 @@ async def test_a_latecomer_hears_it_all(cache: CacheService, model: Model) -> No
         assert [piece async for piece in early] == ["events."]
 
 
-async def test_who_does_not_read_holds_up_nobody(cache: CacheService) -> None:
+async def test_who_does_not_read_holds_up_nobody(flights: Flights) -> None:
     """One waiter's slow reader is no other waiter's trouble."""
 
     async def talk(say: Say) -> int:
@@ -329,31 +330,31 @@ async def test_who_does_not_read_holds_up_nobody(cache: CacheService) -> None:
             await asyncio.sleep(0)
         return 1000
 
-    async with cache.answer(KEY, talk) as idle, asyncio.timeout(20):
-        async with cache.answer(KEY, talk) as reader:
+    async with flights.answer(KEY, talk) as idle, asyncio.timeout(20):
+        async with flights.answer(KEY, talk) as reader:
             assert [piece async for piece in reader.pieces()] == list(range(1000))
         assert len([piece async for piece in idle.pieces()]) == 1000
 
 
 async def test_without_redis_each_worker_has_its_own_flight(model: Model) -> None:
     """Nothing is kept, but equal questions at once still make one call in this process."""
-    cache = CacheService(None, ttl=60)
-    asking = [asyncio.create_task(ask(cache, model)) for _ in range(100)]
+    flights = Flights(CacheService(None, ttl=60))
+    asking = [asyncio.create_task(ask(flights, model)) for _ in range(100)]
     await model.asked.wait()
     model.may_answer.set()
     await asyncio.gather(*asking)
     assert model.calls == 1
-    assert await ask(cache, model) == (VALUE, "made")
-    await cache.set("page", 1)
-    assert await cache.get("page") is None
+    assert await ask(flights, model) == (VALUE, "made")
+    await flights.cache.set("page", 1)
+    assert await flights.cache.get("page") is None
 
 
 async def test_a_cache_that_is_off_shares_nothing(server: Valkey, quick: Model) -> None:
     """CACHE_ENABLED=false: everybody's answer is their own, and Redis hears of none."""
-    async with worker(server, enabled=False) as cache:
-        answers = await asyncio.gather(*(ask(cache, quick) for _ in range(5)))
-        await cache.set("page", 1)
-        assert await cache.get("page") is None
+    async with worker(server, enabled=False) as flights:
+        answers = await asyncio.gather(*(ask(flights, quick) for _ in range(5)))
+        await flights.cache.set("page", 1)
+        assert await flights.cache.get("page") is None
     assert answers == [(VALUE, "made")] * 5
     assert quick.calls == 5
     assert not server.ask("EXISTS", KEY, f"{KEY}:flight", cache_key("page"))
@@ -362,11 +363,11 @@ async def test_a_cache_that_is_off_shares_nothing(server: Valkey, quick: Model) 
 # Those who leave
 
 
-async def test_a_leader_who_leaves_harms_nobody(cache: CacheService, model: Model) -> None:
+async def test_a_leader_who_leaves_harms_nobody(flights: Flights, model: Model) -> None:
     """The first who asked is cancelled; those who joined get the answer of the same call."""
-    leader = asyncio.create_task(ask(cache, model))
+    leader = asyncio.create_task(ask(flights, model))
     await model.asked.wait()
-    rest = [asyncio.create_task(ask(cache, model)) for _ in range(5)]
+    rest = [asyncio.create_task(ask(flights, model)) for _ in range(5)]
     await asyncio.sleep(0)
     leader.cancel()
     await asyncio.wait([leader])
@@ -376,10 +377,10 @@ async def test_a_leader_who_leaves_harms_nobody(cache: CacheService, model: Mode
 
 
 async def test_a_leader_who_leaves_harms_no_other_worker(
-    server: Valkey, cache: CacheService, other: CacheService, model: Model
+    server: Valkey, flights: Flights, other: Flights, model: Model
 ) -> None:
     """The call goes on while somebody in another worker waits for it."""
-    leader = asyncio.create_task(ask(cache, model))
+    leader = asyncio.create_task(ask(flights, model))
     await model.asked.wait()
     follower = asyncio.create_task(ask(other, model))
     await until_followed(server)
@@ -395,15 +396,15 @@ async def test_the_call_stops_when_the_last_has_left(place: str, model: Model) -
     """Within a second of it; and who asks after that gets an answer of their own."""
     with valkey() as server:
         async with open_redis(**server.address) as link:
-            cache = CacheService(None if place == "alone" else link, ttl=60)
-            asking = [asyncio.create_task(ask(cache, model)) for _ in range(3)]
+            flights = Flights(CacheService(None if place == "alone" else link, ttl=60))
+            asking = [asyncio.create_task(ask(flights, model)) for _ in range(3)]
             await model.asked.wait()
             if place == "redis away":
                 server.freeze()
             await leave_one_by_one(asking, model)
             model.may_answer.set()
-            assert await ask(cache, model) == (VALUE, "made")
-            await cache.aclose()
+            assert await ask(flights, model) == (VALUE, "made")
+            await flights.aclose()
     assert (model.calls, model.cancelled) == (2, 1)
 
 
@@ -419,10 +420,10 @@ async def leave_one_by_one(asking: list[asyncio.Task[Any]], model: Model) -> Non
 
 
 async def test_the_call_stops_when_the_last_worker_has_left(
-    server: Valkey, cache: CacheService, other: CacheService, model: Model
+    server: Valkey, flights: Flights, other: Flights, model: Model
 ) -> None:
     """First the maker goes, then the follower: within a second nobody calls the model."""
-    leader = asyncio.create_task(ask(cache, model))
+    leader = asyncio.create_task(ask(flights, model))
     await model.asked.wait()
     follower = asyncio.create_task(ask(other, model))
     await until_followed(server)
@@ -432,19 +433,19 @@ async def test_the_call_stops_when_the_last_worker_has_left(
 
 @pytest.mark.parametrize("with_redis", [True, False])
 async def test_who_comes_while_it_is_being_stopped_is_answered(
-    cache: CacheService, with_redis: bool
+    flights: Flights, with_redis: bool
 ) -> None:
     """Between the last one's leaving and the end of the call, a newcomer is not lost."""
     if not with_redis:
-        cache = CacheService(None, ttl=60)
+        flights = Flights(CacheService(None, ttl=60))
     for pauses in range(40):
         model, key = Model(), cache_key("answer", pauses)
-        leaver = asyncio.create_task(ask(cache, model, key))
+        leaver = asyncio.create_task(ask(flights, model, key))
         await model.asked.wait()
         leaver.cancel()
         for _ in range(pauses):
             await asyncio.sleep(0)
-        newcomer = asyncio.create_task(ask(cache, model, key))
+        newcomer = asyncio.create_task(ask(flights, model, key))
         await asyncio.sleep(0)
         model.may_answer.set()
         async with asyncio.timeout(20):
@@ -457,8 +458,8 @@ async def test_a_killed_worker_blocks_its_question_for_a_moment(server: Valkey) 
     assert maker.stdin
     maker.stdin.write(b"go\n")
     await until(lambda: server.ask("EXISTS", f"{KEY}:flight"))
-    async with worker(server) as cache:
-        follower = asyncio.create_task(ask(cache, lambda say: value(VALUE)))
+    async with worker(server) as flights:
+        follower = asyncio.create_task(ask(flights, lambda say: value(VALUE)))
         await until_followed(server)
         os.kill(maker.pid, signal.SIGKILL)
         started = time.perf_counter()
@@ -468,10 +469,10 @@ async def test_a_killed_worker_blocks_its_question_for_a_moment(server: Valkey) 
 
 
 async def test_a_long_call_keeps_its_lease(
-    server: Valkey, cache: CacheService, other: CacheService, model: Model
+    server: Valkey, flights: Flights, other: Flights, model: Model
 ) -> None:
     """A call that outlasts the lease is not made a second time."""
-    first = asyncio.create_task(ask(cache, model))
+    first = asyncio.create_task(ask(flights, model))
     await model.asked.wait()
     follower = asyncio.create_task(ask(other, model))
     await asyncio.sleep(1.5 * LEASE)
@@ -480,17 +481,17 @@ async def test_a_long_call_keeps_its_lease(
     assert model.calls == 1
 
 
-async def test_a_shutdown_tells_who_waits(cache: CacheService, model: Model) -> None:
+async def test_a_shutdown_tells_who_waits(flights: Flights, model: Model) -> None:
     """Nobody is left waiting, and the call is cancelled."""
-    asking = asyncio.create_task(ask(cache, model))
+    asking = asyncio.create_task(ask(flights, model))
     await model.asked.wait()
-    await cache.aclose()
+    await flights.aclose()
     with pytest.raises(Overloaded):
         await asking
     assert model.cancelled == 1
 
 
-async def test_a_call_that_cancels_itself_leaves_nobody_waiting(cache: CacheService) -> None:
+async def test_a_call_that_cancels_itself_leaves_nobody_waiting(flights: Flights) -> None:
     """A library's stray cancellation is an error like others."""
 
     async def stray(say: Say) -> None:
@@ -498,7 +499,7 @@ async def test_a_call_that_cancels_itself_leaves_nobody_waiting(cache: CacheServ
 
     with pytest.raises(AgentError):
         async with asyncio.timeout(20):
-            await ask(cache, stray)
+            await ask(flights, stray)
 
 
 # Errors, and answers that are not to be kept
@@ -512,11 +513,11 @@ class Refused(AgentError):
 
 
 async def test_an_error_reaches_all_and_is_not_kept(
-    server: Valkey, cache: CacheService, other: CacheService, model: Model
+    server: Valkey, flights: Flights, other: Flights, model: Model
 ) -> None:
     """In all workers, as it was, after one call; who asks next starts anew."""
     model.error = ModelUnavailable("The model is at lunch.", retry_after=7)
-    asking = [asyncio.create_task(ask(cache, model)) for _ in range(50)]
+    asking = [asyncio.create_task(ask(flights, model)) for _ in range(50)]
     await model.asked.wait()
     asking += [asyncio.create_task(ask(other, model)) for _ in range(50)]
     await until_followed(server)
@@ -531,11 +532,11 @@ async def test_an_error_reaches_all_and_is_not_kept(
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), Refused(3)])
 async def test_an_error_that_cannot_travel_is_met_by_each_worker(
-    server: Valkey, cache: CacheService, other: CacheService, model: Model, error: Exception
+    server: Valkey, flights: Flights, other: Flights, model: Model, error: Exception
 ) -> None:
     """A bug's exception reaches all in its own process; another worker tries for itself."""
     model.error = error
-    asking = [asyncio.create_task(ask(cache, model)) for _ in range(5)]
+    asking = [asyncio.create_task(ask(flights, model)) for _ in range(5)]
     await model.asked.wait()
     asking += [asyncio.create_task(ask(other, model)) for _ in range(5)]
     await until_followed(server)
@@ -546,21 +547,21 @@ async def test_an_error_that_cannot_travel_is_met_by_each_worker(
 
 
 async def test_what_is_not_to_be_kept_reaches_those_who_wait_alone(
-    server: Valkey, cache: CacheService, other: CacheService, model: Model
+    server: Valkey, flights: Flights, other: Flights, model: Model
 ) -> None:
     """A stopped answer is the answer of all who asked at that time, and of nobody later."""
 
     def keep(value: Any) -> bool:
         return False
 
-    first = asyncio.create_task(ask(cache, model, keep=keep))
+    first = asyncio.create_task(ask(flights, model, keep=keep))
     await model.asked.wait()
     follower = asyncio.create_task(ask(other, model, keep=keep))
     await until_followed(server)
     model.may_answer.set()
     assert list(await asyncio.gather(first, follower)) == [(VALUE, "made"), (VALUE, "shared")]
     assert not server.ask("EXISTS", KEY)
-    assert await ask(cache, model, keep=keep) == (VALUE, "made")
+    assert await ask(flights, model, keep=keep) == (VALUE, "made")
     assert model.calls == 2
 
 
@@ -582,8 +583,8 @@ async def test_redis_dying_in_mid_flight_is_not_noticed(model: Model) -> None:
             open_redis(**server.address) as one,
             open_redis(**server.address) as two,
         ):
-            cache, other = CacheService(one, ttl=60), CacheService(two, ttl=60)
-            first = asyncio.create_task(ask(cache, model))
+            flights, other = Flights(CacheService(one, ttl=60)), Flights(CacheService(two, ttl=60))
+            first = asyncio.create_task(ask(flights, model))
             await model.asked.wait()
             follower = asyncio.create_task(ask(other, model))
             await until_followed(server)
@@ -591,7 +592,7 @@ async def test_redis_dying_in_mid_flight_is_not_noticed(model: Model) -> None:
             await until(lambda: model.calls == 2)
             model.may_answer.set()
             assert list(await asyncio.gather(first, follower)) == [(VALUE, "made")] * 2
-            await cache.aclose()
+            await flights.aclose()
             await other.aclose()
 
 
@@ -602,8 +603,8 @@ async def test_a_restarted_redis_learns_who_makes_the_answer(model: Model) -> No
             open_redis(**server.address) as one,
             open_redis(**server.address) as two,
         ):
-            cache, other = CacheService(one, ttl=60), CacheService(two, ttl=60)
-            first = asyncio.create_task(ask(cache, model))
+            flights, other = Flights(CacheService(one, ttl=60)), Flights(CacheService(two, ttl=60))
+            first = asyncio.create_task(ask(flights, model))
             await model.asked.wait()
             server.kill()
             await one.check()
@@ -619,7 +620,7 @@ async def test_a_restarted_redis_learns_who_makes_the_answer(model: Model) -> No
                 (VALUE, "made"),
                 (VALUE, "shared"),
             ]
-            await cache.aclose()
+            await flights.aclose()
             await other.aclose()
     assert model.calls == 1
 
@@ -648,6 +649,7 @@ async def start(server: Valkey, *words: str) -> asyncio.subprocess.Process:
 PROCESS = """
 import asyncio, json, sys
 from advanced.app.cache import CacheService
+from advanced.app.flights import Flights
 from advanced.app.redis_link import Patience, open_redis
 
 calls = 0
@@ -658,18 +660,18 @@ async def work(say):
     await asyncio.sleep(600 if "forever" in sys.argv else 0.5)
     return "made"
 
-async def ask(cache):
-    async with cache.answer(sys.argv[2], work) as answer:
+async def ask(flights):
+    async with flights.answer(sys.argv[2], work) as answer:
         return await answer.result()
 
 async def main():
     address = json.loads(sys.argv[1])
     async with open_redis(**address, patience=Patience(deadline=10, slow=10)) as link:
-        cache = CacheService(link, ttl=60)
+        flights = Flights(CacheService(link, ttl=60))
         print("ready", flush=True)
         sys.stdin.readline()
-        answers = await asyncio.gather(*(ask(cache) for _ in range(50)))
-        await cache.aclose()
+        answers = await asyncio.gather(*(ask(flights) for _ in range(50)))
+        await flights.aclose()
     print([calls, answers.count("made")])
 
 asyncio.run(main())

@@ -9,6 +9,7 @@ from langchain_core.callbacks import AsyncCallbackHandler
 
 from advanced.app.agent_service import ProductionAgentService
 from advanced.app.cache import CacheService
+from advanced.app.flights import Flights
 from shared.llm import open_llm
 from shared.memory import LatestCheckpoints, MemorySessions
 from shared.offline_model import OfflineModel
@@ -39,15 +40,15 @@ async def test_callbacks_are_told_of_every_step_in_the_context_of_who_asked(cach
     memory, seen = LatestCheckpoints(), Seen()
     with OfflineModel() as offline:
         async with open_llm(model="gpt-4o-mini", base_url=offline.base_url) as llm:
-            cache = CacheService(None, ttl=1, enabled=cached)
+            flights = Flights(CacheService(None, ttl=1, enabled=cached))
             sessions = MemorySessions(memory, limit=10)
-            service = ProductionAgentService(llm, memory, sessions, cache, callbacks=[seen])
+            service = ProductionAgentService(llm, memory, sessions, flights, callbacks=[seen])
             asker.set("first")
             first = await service.process_query("What is 17.5% of 2480?")
             asker.set("second")
             async for _ in service.stream_query("And 3 * 4?", first.session_id):
                 pass
-            await cache.aclose()
+            await flights.aclose()
     for who in ("first", "second"):
         told = {what: seen.told[who, what] for what in ("supervisor", "analyst", "model", "tool")}
         assert told == {"supervisor": 2, "analyst": 1, "model": 4, "tool": 1}

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from advanced.app.config import Settings, signing_key
+from advanced.app.config import Settings
+from advanced.app.signing_key import signing_key
 from shared.errors import ConfigurationError
 from shared.web.lifecycle import sentence
 from tests.serving import ROOT
@@ -130,6 +131,7 @@ def test_development_permits(monkeypatch: pytest.MonkeyPatch, change: dict[str, 
         ("OPENAI_MAX_TOKENS", "0"),
         ("REDIS_PORT", "0"),
         ("REDIS_DB", "-1"),
+        ("REDIS_TIMEOUT", "0"),
         ("ACCESS_TOKEN_EXPIRE_MINUTES", "0"),
         ("RATE_LIMIT_REQUESTS", "ten"),
         ("RATE_LIMIT_WINDOW", "0"),
@@ -233,7 +235,8 @@ def test_the_file_comes_after_the_environment(tmp_path: Path) -> None:
 
 KEY = """
 import os, time
-from advanced.app.config import Settings, signing_key
+from advanced.app.config import Settings
+from advanced.app.signing_key import signing_key
 settings = Settings()
 time.sleep(max(0, float(os.environ["AT"]) - time.time()))
 print(signing_key(settings).get_secret_value())
@@ -291,7 +294,8 @@ def test_a_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
 
 TRACE = """
 import json
-from advanced.app.config import Settings, apply_tracing
+from advanced.app.config import Settings
+from advanced.app.tracing import apply_tracing
 apply_tracing(Settings())
 from langchain_core.runnables import RunnableLambda
 from langsmith import utils

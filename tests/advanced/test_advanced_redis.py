@@ -17,6 +17,7 @@ import pytest
 from redis.asyncio import Redis
 
 from advanced.app.cache import CacheService, cache_key
+from advanced.app.flights import Flights
 from advanced.app.limits import RedisLimiter, Verdict
 from advanced.app.redis_link import Patience, RedisLink, open_redis
 from advanced.embedded_redis import NoEmbeddedRedis, embedded_redis
@@ -118,7 +119,7 @@ class Visitor:
 
     def __init__(self, link: RedisLink) -> None:
         self.limiter = RedisLimiter(link, 1_000_000, 60)
-        self.cache = CacheService(link, ttl=60)
+        self.flights = Flights(CacheService(link, ttl=60))
         self.asked = 0
 
     async def request(self) -> tuple[float, Verdict]:
@@ -131,7 +132,7 @@ class Visitor:
 
         started = time.perf_counter()
         verdict = await self.limiter.hit("visitor")
-        async with self.cache.answer(key, work) as answer:
+        async with self.flights.answer(key, work) as answer:
             assert await answer.result() == self.asked
         return time.perf_counter() - started, verdict
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import logging
 import re
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from advanced.app.logs import formatter
 from shared.offline_model import Scenario, ToolCall, Usage
 from tests.advanced.conftest import Serve
 from tests.advanced.serving_advanced import (
@@ -317,3 +320,20 @@ async def test_more_is_logged(serve: Serve) -> None:
     assert foreign(service.process.output) == []
     secrets = (KEY, SECRET_KEY, PASSWORDS["carol"])
     assert not any(secret in service.process.output for secret in secrets)
+
+
+def logged_exception(exc: Exception) -> dict[str, Any]:
+    try:
+        raise exc
+    except type(exc):
+        record = logging.LogRecord(
+            "app", logging.ERROR, "app.py", 1, "It failed", (), sys.exc_info()
+        )
+    (told,) = json.loads(formatter().format(record))["exception"]
+    return dict(told)
+
+
+def test_what_is_still_to_write_is_told() -> None:
+    """A NotImplementedError says what is to do; what other exceptions say may quote a question."""
+    assert logged_exception(NotImplementedError("TODO 1: begin"))["says"] == "TODO 1: begin"
+    assert logged_exception(ValueError(CANARY)).keys() == {"type", "frames"}

@@ -135,3 +135,16 @@ async def test_a_redis_that_is_not_there_yet_and_then_is_slow(serve: Serve) -> N
                 await becomes_true(visitor.finds_the_cache)
     assert first <= usual[-1] + FIRST
     assert later[37] <= usual[37] + LATER
+
+
+async def test_a_redis_that_is_far_away_may_take_its_time(serve: Serve) -> None:
+    """With REDIS_TIMEOUT a Redis is used whose every reply takes longer than usually is allowed."""
+    with valkey(PASSWORD) as server, OfflineModel(api_key=KEY) as model:
+        model.respond(Scenario("Good."))
+        path = SlowPath(server.port)
+        path.delay = 0.2
+        async with path.open() as port:
+            settings = {**with_redis(server), "REDIS_PORT": str(port), "REDIS_TIMEOUT": "9"}
+            service = await asyncio.to_thread(serve, redis=False, model=model, **settings)
+            async with await asyncio.to_thread(service.user) as client:
+                assert await Visitor(client).finds_the_cache()

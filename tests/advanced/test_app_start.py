@@ -118,6 +118,17 @@ def test_an_env_file_that_is_no_text(tmp_path: Path, command: tuple[str, ...]) -
     assert "UTF-8" in lines[0]
 
 
+def test_a_secret_that_is_no_text(checkout: Path, tmp_path: Path) -> None:
+    """A file in SECRETS_DIR that cannot be read as text is named in one sentence, unquoted."""
+    (tmp_path / "API_TITLE").write_bytes(b"no text: \xff")
+    state = tmp_path / "state"
+    code, lines = refusal(SERVE, checkout, STATE_DIR=str(state), SECRETS_DIR=str(tmp_path))
+    assert code == 1
+    assert len(lines) == 1
+    assert "API_TITLE" in lines[0]
+    assert "no text" not in lines[0]
+
+
 def test_a_first_start_on_a_laptop(serve: Serve, tmp_path: Path) -> None:
     """Two workers, one key: made once, told once, kept for its owner alone, also over restarts.
 

@@ -113,6 +113,41 @@ def test_a_submission_sees_its_own_world(warm: WarmParent, workspace: Path, tier
     assert "prometheus_client" not in seen["modules"], "it reads the environment on import"
 
 
+KEEP = """
+import os
+from pathlib import Path
+
+assert os.environ["STATE_DIR"] == os.environ["DATA_DIR"] + "/state"
+folder = Path(os.environ["STATE_DIR"])
+folder.mkdir()
+(folder / "kept").touch()
+"""
+
+
+def test_a_folder_to_write_to_is_where_its_settings_say(
+    warm: WarmParent, workspace: Path, tier: int, tmp_path: Path
+) -> None:
+    """As DATA_DIR, and in every setting that wants it; what is written is there afterwards."""
+    (workspace / "keep.py").write_text(KEEP)
+    data = tmp_path / "data"
+    data.mkdir()
+    data.chmod(0o777)
+    order = Order(
+        tier=tier,
+        workspace=str(workspace),
+        module="keep",
+        environment={"STATE_DIR": "{data}/state"},
+        writable=str(data),
+    )
+    run = open_run(warm.address, order)
+    try:
+        ended = run.wait_until_ended(20)
+    finally:
+        run.stop()
+    assert ended == Ended(0), run.output.text
+    assert (data / "state/kept").exists()
+
+
 def test_two_descriptors_are_handed_down(warm: WarmParent, workspace: Path, tier: int) -> None:
     """The socket it serves on, and the pipe that says that it is ready."""
     (workspace / "count.py").write_text(COUNT_FDS)
@@ -204,6 +239,18 @@ def test_who_is_killed_does_not_end_by_itself(warm: WarmParent, workspace: Path)
         run.signal(signal.SIGKILL)
         assert run.wait_until_ended(20)
         assert not run.ended_by_itself
+    finally:
+        run.stop()
+
+
+def test_a_submission_s_last_words_are_heard(warm: WarmParent, workspace: Path) -> None:
+    """What it leaves with `sys.exit` is printed, as Python does."""
+    (workspace / "app.py").write_text("raise SystemExit('SECRET_KEY is missing.')")
+    run = served(warm, workspace, 3)
+    try:
+        assert not run.wait_until_ready(20)
+        assert run.wait_until_ended(20) == Ended(1)
+        assert run.output.text == "SECRET_KEY is missing.\n"
     finally:
         run.stop()
 

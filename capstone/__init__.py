@@ -1,0 +1,1 @@
+"""All of the advanced exercises' solutions in one service: `make capstone`."""

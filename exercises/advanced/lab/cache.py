@@ -1,0 +1,97 @@
+"""Your part: answers in Redis, under which key, what, how long. Served as advanced/app/cache.py.
+
+`cache:{prefix}:{hash}` holds a value that was kept. No error of Redis reaches a caller: without
+it nothing is found, and nothing is kept. Who makes an answer that is not there: `flights.py`.
+"""
+
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from advanced.app.redis_link import RedisLink
+
+
+class CacheService:
+    """Values that may be had again. `redis` None: there is none. `ttl` in seconds.
+
+    Not `enabled`: it keeps nothing and finds nothing.
+    """
+
+    def __init__(self, redis: RedisLink | None, *, ttl: int, enabled: bool = True) -> None:
+        self.redis = redis
+        self.ttl = ttl
+        self.enabled = enabled
+
+    def _generate_key(self, prefix: str, /, *args: Any, **kwargs: Any) -> str:
+        return cache_key(prefix, *args, **kwargs)
+
+    async def get(self, prefix: str, /, *args: Any, **kwargs: Any) -> Any | None:
+        """What was set under the same arguments, or None."""
+        return await self.find(self._generate_key(prefix, *args, **kwargs))
+
+    async def set(
+        self, prefix: str, value: Any, /, ttl: int | None = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Keep a value that JSON can hold for `ttl` seconds, by default CACHE_TTL."""
+        await self.keep(self._generate_key(prefix, *args, **kwargs), value, ttl)
+
+    async def find(self, key: str) -> Any | None:
+        """What was kept under this key; None if that is nothing, or nothing of ours."""
+        raise NotImplementedError("TODO 13: run a command on the link, and unwrap its reply")
+
+    async def keep(self, key: str, value: Any, ttl: int | None = None) -> None:
+        """Keep it for `ttl` seconds, by default CACHE_TTL; for less than one, not at all."""
+        raise NotImplementedError("TODO 13: wrap the value, and store it for as long")
+
+
+def cache_key(prefix: str, /, *args: Any, **kwargs: Any) -> str:
+    """`cache:{prefix}:{hash}`: equal for equal arguments, in whatever order they are named.
+
+    Raises TypeError for what JSON cannot hold.
+    """
+    raise NotImplementedError("TODO 12: a digest of all of them that nobody can find twice")
+
+
+def answer_key(user: str, agent: Any, query: str, iterations: int) -> str:
+    """Of a first question's answer. `agent` is all that shapes it on our side: model, prompts."""
+    raise NotImplementedError("TODO 12: what of this has to be in the key, with cache_key?")
+
+
+def wrap(key: str, **content: Any) -> bytes:
+    """What is stored carries its key: a value that came under another one is found out."""
+    return orjson.dumps({"key": key, **content})
+
+
+def unwrap(key: str, raw: Any) -> dict[str, Any]:
+    """What was wrapped under this key; {} for anything else."""
+    try:
+        content = orjson.loads(raw)
+    except (orjson.JSONDecodeError, TypeError):
+        return {}
+    return content if isinstance(content, dict) and content.get("key") == key else {}
+
+
+class Made(BaseModel):
+    """What a question without a history comes to, as it is kept."""
+
+    model_config = ConfigDict(strict=True)
+
+    response: str = Field(min_length=1)
+    stopped: str | None
+    """Why the answer is not whole, if it is not."""
+    flawed: bool
+    """Whether a tool failed on the way."""
+    tools: list[dict[str, Any]]
+    iterations: int
+    tokens_used: int | None
+
+
+def is_answer(value: Any) -> bool:
+    """Whether what came out of Redis is an answer: anybody may have written to it."""
+    raise NotImplementedError("TODO 14: whether it is what Made says")
+
+
+def may_be_repeated(made: dict[str, Any]) -> bool:
+    """Whether an answer is good for the next one who asks: whole, and no tool failed on its way."""
+    raise NotImplementedError("TODO 14: look at what Made says of an answer")
