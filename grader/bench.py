@@ -30,67 +30,61 @@ PARTS = ("grader", "shared", "medium", "advanced", "exercises", "pyproject.toml"
 
 @dataclass
 class Bench:
+    """Each way says of a submission whether it is right; `batch` of all of them at once."""
+
     exercise: Exercise
     folder: Path
+    core: int = 0
+    otter: str = ""
     cases: Sequence[Case] = field(init=False)
 
     def __post_init__(self) -> None:
         """The solution, the starter, an alternative and a known-wrong answer."""
         matrix = load_matrix(self.exercise)
-        names = [
-            "solution",
-            "starter",
-            *list(matrix.alternatives)[:1],
-            *list(matrix.known_wrong)[:1],
-        ]
-        self.cases = [each for each in cases(self.exercise, matrix) if each.name in names]
+        chosen = {"solution", "starter", *list(matrix.alternatives)[:1]}
+        chosen |= {*list(matrix.known_wrong)[:1]}
+        self.cases = [each for each in cases(self.exercise, matrix) if each.name in chosen]
 
     # --- the ways
 
-    def batch(self, cores: Sequence[int]) -> None:
-        """`make grade SUBMISSIONS=`; what came out is looked at."""
-        submissions, out = self.folder / "class", self.folder / f"out-{len(cores)}"
+    def batch(self, cores: Sequence[int]) -> dict[str, bool]:
+        """`make grade SUBMISSIONS=`, from nothing."""
+        submissions = self.folder / "class"
         for case in self.cases:
             lay(submissions / case.name / case.exercise.home, case)
         words = ["-m", "grader", "grade", self.exercise.id, "--submissions", str(submissions)]
         at_once = str(SUBMISSIONS_PER_CORE * len(cores))
-        run([sys.executable, *words, "--out", str(out), "--at-once", at_once], ROOT, cores)
-        students = json.loads((out / "grades.json").read_text())["students"]
-        earned = {each["name"]: each["total"] for each in students}
-        self._hold({name: total == 100 for name, total in earned.items()})
+        with tempfile.TemporaryDirectory(dir=self.folder) as out:
+            run([sys.executable, *words, "--out", out, "--at-once", at_once], ROOT, cores)
+            students = json.loads((Path(out) / "grades.json").read_text())["students"]
+        return {each["name"]: each["total"] == 100 for each in students}
 
-    def one_by_one(self, core: int, start: Sequence[str]) -> None:
-        """A `pytest` process for each, in a course that has the submission's files in place."""
-        course = self._course(self.folder / "course")
-        right = {}
-        for case in self.cases:
-            lay(course / case.exercise.home, case)
-            right[case.name] = not run(self._pytest(start), course, [core], 1)
-        self._hold(right)
+    def pytest_each(self, case: Case, start: Sequence[str]) -> bool:
+        """A `pytest` process, in a course that has the submission's files in place."""
+        course = self._course("course")
+        lay(course / case.exercise.home, case)
+        return not run(self._pytest(start), course, [self.core], 1)
+
+    def as_exercism(self, case: Case) -> bool:
+        """As its runner for Python does: a fresh copy and process, and results.json."""
+        course = self._course(f"container-{case.name}")
+        lay(course / case.exercise.home, case)
+        report = course / "junit.xml"
+        run([*self._pytest(COLD), f"--junitxml={report}"], course, [self.core], 1)
+        tests = [
+            {"name": each.get("name"), "status": "fail" if len(each) else "pass"}
+            for each in ET.parse(report).iter("testcase")  # noqa: S314 - pytest wrote it
+        ]
+        status = "fail" if any(each["status"] == "fail" for each in tests) else "pass"
+        results = {"version": 2, "status": status, "tests": tests}
+        (course / "results.json").write_text(json.dumps(results))
         shutil.rmtree(course)
+        return status == "pass"
 
-    def as_exercism(self, core: int) -> None:
-        """As its runner for Python does: a fresh copy and process for each, and results.json."""
-        right = {}
-        for number, case in enumerate(self.cases):
-            course = self._course(self.folder / f"container-{number}")
-            lay(course / case.exercise.home, case)
-            report = course / "junit.xml"
-            run([*self._pytest(COLD), f"--junitxml={report}"], course, [core], 1)
-            tests = [
-                {"name": each.get("name"), "status": "fail" if len(each) else "pass"}
-                for each in ET.parse(report).iter("testcase")  # noqa: S314 - pytest wrote it
-            ]
-            status = "fail" if any(each["status"] == "fail" for each in tests) else "pass"
-            results = {"version": 2, "status": status, "tests": tests}
-            (course / "results.json").write_text(json.dumps(results))
-            right[case.name] = status == "pass"
-            shutil.rmtree(course)
-        self._hold(right)
-
-    def as_otter(self, core: int, otter: str) -> None:
-        """`otter run` for each: a notebook of one cell, and a test that runs the suite."""
-        course = self._course(self.folder / "otter")
+    def as_otter(self, case: Case) -> bool:
+        """`otter run`: a notebook of one cell, and a test that runs the suite."""
+        course = self._course("course")
+        lay(course / case.exercise.home, case)
         line = f"subprocess.run({self._pytest(COLD)!r}, cwd={str(course)!r}, capture_output=True)"
         code = f">>> import subprocess\n>>> {line}.returncode\n0"
         test = {"type": "doctest", "cases": [{"code": code, "hidden": False, "locked": False}]}
@@ -100,32 +94,27 @@ class Bench:
             archive.writestr("otter_config.json", '{"pdf": false}')
             archive.writestr("tests/suite.py", f"OK_FORMAT = True\ntest = {tests!r}\n")
         (self.folder / "answer.py").write_text("handed_in = True\n")
-        words = [otter, "run", "-a", str(autograder), "-o", str(self.folder), "--no-logo"]
-        right = {}
-        for case in self.cases:
-            lay(course / case.exercise.home, case)
-            run([*words, str(self.folder / "answer.py")], self.folder, [core])
-            results = json.loads((self.folder / "results.json").read_text())
-            right[case.name] = sum(each.get("score") or 0 for each in results["tests"]) == 1
-        self._hold(right)
-        shutil.rmtree(course)
+        words = [self.otter, "run", "-a", str(autograder), "-o", str(self.folder), "--no-logo"]
+        run([*words, str(self.folder / "answer.py")], self.folder, [self.core])
+        results = json.loads((self.folder / "results.json").read_text())
+        return sum(each.get("score") or 0 for each in results["tests"]) == 1
 
     # --- what they share
 
-    def _course(self, folder: Path) -> Path:
-        for name in PARTS:
-            if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, folder / name, ignore=NEVER_COPIED)
+    def _course(self, name: str) -> Path:
+        folder = self.folder / name
+        for part in PARTS if not folder.exists() else ():
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, folder / part, ignore=NEVER_COPIED)
             else:
-                folder.mkdir(exist_ok=True)
-                shutil.copy(ROOT / name, folder / name)
+                shutil.copy(ROOT / part, folder / part)
         return folder
 
     def _pytest(self, start: Sequence[str]) -> list[str]:
         words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
         return [sys.executable, *words, *start, str(self.exercise.home)]
 
-    def _hold(self, right: dict[str, bool]) -> None:
+    def hold(self, right: dict[str, bool]) -> None:
         """Whoever is quick and wrong is out of the race."""
         if wrong := [each.name for each in self.cases if right[each.name] != (each.earned == 100)]:
             raise GradingError(f"The measured way is wrong about {', '.join(wrong)}.")
@@ -147,39 +136,44 @@ def run(words: Sequence[str], where: Path, cores: Sequence[int], may_be: int = 0
 
 
 def measure(exercise: Exercise) -> Iterator[str]:
-    """Lines of figures. Raises GradingError when one of the ways comes to another result."""
+    """Lines of figures. Raises GradingError when one of the ways comes to another result.
+
+    One after another for each submission, so that whatever else the machine does hits all ways.
+    """
     cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
-    one = cores[0]
-    otter = os.environ.get("OTTER") or shutil.which("otter")
+    otter = os.environ.get("OTTER") or shutil.which("otter") or ""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        bench = Bench(exercise, Path(folder))
+        bench = Bench(exercise, Path(folder), cores[0], otter)
+        names = ", ".join(case.name for case in bench.cases)
         yield _machine(len(cores))
-        yield f"{exercise.short}, {len(bench.cases)} submissions: " + ", ".join(
-            case.name for case in bench.cases
-        )
-        ways: dict[str, Callable[[], object]] = {
-            "a cold pytest process each": lambda: bench.one_by_one(one, COLD),
-            "a pytest process each, forked services": lambda: bench.one_by_one(one, WARM),
-            "as Exercism's runner, without container": lambda: bench.as_exercism(one),
-            "make grade, one core": lambda: bench.batch([one]),
-            f"make grade, {len(cores)} cores": lambda: bench.batch(cores),
+        yield f"{exercise.short}, {len(bench.cases)} submissions: {names}"
+        ways: dict[str, Callable[[Case], bool]] = {
+            "a cold pytest process each": lambda case: bench.pytest_each(case, COLD),
+            "a pytest process each, forked services": lambda case: bench.pytest_each(case, WARM),
+            "as Exercism's runner, without container": bench.as_exercism,
         }
         if otter:
-            ways["otter run"] = lambda: bench.as_otter(one, otter)
+            ways["otter run"] = bench.as_otter
         else:
             yield "  otter run: not installed; OTTER= says where it is"
-        cold = 0.0
-        for name, way in ways.items():
-            seconds = timed(way)
-            cold = cold or seconds
-            a_minute = 60 * len(bench.cases) / seconds
-            yield f"  {name:<42}{a_minute:6.1f} a minute, {cold / seconds:5.2f} x"
-
-
-def timed(way: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    way()
-    return time.perf_counter() - started
+        batches = {"make grade, one core": cores[:1], f"make grade, {len(cores)} cores": cores}
+        seconds = dict.fromkeys([*ways, *batches], 0.0)
+        right: dict[str, dict[str, bool]] = {name: {} for name in ways}
+        for case in bench.cases:
+            for name, way in ways.items():
+                started = time.perf_counter()
+                right[name][case.name] = way(case)
+                seconds[name] += time.perf_counter() - started
+            for name, used in batches.items():
+                started = time.perf_counter()
+                bench.hold(bench.batch(used))
+                seconds[name] += (time.perf_counter() - started) / len(bench.cases)
+        for each in right.values():
+            bench.hold(each)
+        cold = next(iter(seconds.values()))
+        for name, taken in seconds.items():
+            a_minute = 60 * len(bench.cases) / taken
+            yield f"  {name:<42}{a_minute:6.1f} a minute, {cold / taken:5.2f} x"
 
 
 def _machine(cores: int) -> str:

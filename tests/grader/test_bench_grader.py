@@ -30,14 +30,14 @@ def test_each_kind_is_measured(bench: Bench) -> None:
 def test_whoever_is_wrong_is_out(bench: Bench) -> None:
     """A way that takes a wrong answer for a right one has no figure."""
     right = {case.name: case.earned == 100 for case in bench.cases}
-    bench._hold(right)
+    bench.hold(right)
     with pytest.raises(GradingError, match="wrong about starter"):
-        bench._hold({**right, "starter": True})
+        bench.hold({**right, "starter": True})
 
 
-def test_the_cold_way_has_the_same_suite(bench: Bench, tmp_path: Path) -> None:
+def test_the_cold_way_has_the_same_suite(bench: Bench) -> None:
     """A plain pytest, in a copy of the course with the submission in it, finds every check."""
-    course = bench._course(tmp_path / "course")
+    course = bench._course("course")
     lay(course / EXERCISE.home, bench.cases[0])
     asked = [*bench._pytest(COLD), "--collect-only"]
     found = subprocess.run(asked, cwd=course, capture_output=True, text=True, check=False)
