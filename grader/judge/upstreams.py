@@ -1,12 +1,27 @@
 """The advanced track's fixtures: the real servers that a submission needs beside its model."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from grader.judge.servers import Database, Postgres, Redis, private_folder
+from grader.judge.assignment import VARIABLE
+from grader.judge.servers import Database, DataFolder, Postgres, Redis, private_folder
 from grader.judge.traces import Collector
+
+TEMPLATE = pytest.StashKey[DataFolder]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """For judges that are yet to be forked, have made what each of their PostgreSQLs begins with.
+
+    They run in a folder of the runner's, who removes it.
+    """
+    needed = any("postgres" in getattr(item, "fixturenames", ()) for item in session.items)
+    if needed and VARIABLE in os.environ:
+        session.config.stash[TEMPLATE] = DataFolder(Path(tempfile.mkdtemp(prefix="g-")))
 
 
 @pytest.fixture
@@ -17,8 +32,9 @@ def redis() -> Iterator[Redis]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Postgres]:
-    with private_folder() as folder, Postgres(folder) as server:
+def postgres_server(request: pytest.FixtureRequest) -> Iterator[Postgres]:
+    template = request.config.stash.get(TEMPLATE, None)
+    with private_folder() as folder, Postgres(folder, template) as server:
         yield server
 
 

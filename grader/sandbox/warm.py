@@ -39,12 +39,6 @@ PRELOADED = (
     "openai.resources.chat.completions.completions",
     "openai.resources.chat.chat",
     "httpcore2",
-    "sqlite3",
-    "structlog",
-    "jwt",
-    "redis.asyncio",
-    "opentelemetry.sdk.trace.export",
-    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
 )
 PRELOADED_FOR = {
     "medium": (),
@@ -56,6 +50,7 @@ PRELOADED_FOR = {
         "opentelemetry.sdk.trace",
         "psycopg_pool",
         "redis.asyncio",
+        "sqlite3",
         "structlog",
     ),
 }

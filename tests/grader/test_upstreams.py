@@ -5,7 +5,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import psycopg
@@ -15,9 +15,10 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from grader.judge.servers import Database, Postgres, Redis, private_folder
+from grader.judge.servers import Database, DataFolder, Postgres, Redis, private_folder
 from grader.judge.traces import Collector
 from grader.judge.wires import Wires
+from grader.sandbox.client import SandboxProblem
 
 
 @pytest.fixture
@@ -135,6 +136,12 @@ def test_nothing_runs_as_root_or_stays(redis: Redis) -> None:
 # --- PostgreSQL
 
 
+@pytest.fixture
+def short_folders() -> Iterator[list[Path]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(private_folder()) for _ in range(3)]
+
+
 def url_of(database: Database, port: int) -> str:
     return database.forward["DATABASE_URL"][0].format(port=port)
 
@@ -226,6 +233,26 @@ def test_a_frozen_postgres_can_be_stopped(postgres: Database) -> None:
         postgres.server.stop()
     postgres.server.start_again()
     assert postgres.server.answers()
+
+
+def test_many_postgreses_begin_with_one_data_folder(short_folders: list[Path]) -> None:
+    """What one of them keeps, the others never see."""
+    made = DataFolder(short_folders[0])
+    with Postgres(short_folders[1], made) as one, Postgres(short_folders[2], made) as other:
+        with one.database() as database, database.connection() as connection:
+            connection.execute("CREATE TABLE t (a int)")
+        with other.connection() as connection:
+            names = connection.execute("SELECT datname FROM pg_database").fetchall()
+    assert database.name not in [name for (name,) in names]
+
+
+def test_a_data_folder_that_cannot_be_made_is_no_submissions_fault(
+    short_folders: list[Path],
+) -> None:
+    (short_folders[0] / "data").mkdir()
+    (short_folders[0] / "data" / "somebody's").touch()
+    with pytest.raises(SandboxProblem, match="initdb fails"):
+        DataFolder(short_folders[0]).wait()
 
 
 # --- traces

@@ -103,6 +103,9 @@ class Conduct:
     faults: Mapping[Kind, Sequence[Fault]] = field(default_factory=dict)
     """Which: these, one after the other."""
 
+    times: int | None = None
+    """So many faults of each kind, and from then on none."""
+
 
 @dataclass
 class Turn:
@@ -276,8 +279,10 @@ class StandIn:
     def _next_fault(self, kind: Kind) -> Fault | None:
         self._kinds[kind] += 1
         number, beside = divmod(self._kinds[kind], self.conduct.every.get(kind, 1))
-        faults = self.conduct.faults.get(kind, ())
-        return faults[(number - 1) % len(faults)] if faults and not beside else None
+        faults, times = self.conduct.faults.get(kind, ()), self.conduct.times
+        if not faults or beside or (times is not None and number > times):
+            return None
+        return faults[(number - 1) % len(faults)]
 
     # --- answers
 
