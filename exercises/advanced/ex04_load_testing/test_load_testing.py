@@ -463,7 +463,7 @@ async def test_wrong_answers(load: Load) -> None:
 
 
 GIVEN_UP = 6.0
-"""Seconds, where TURN_TIMEOUT is half of one: a busy machine is late. No usual one is shorter."""
+"""Seconds, where TURN_TIMEOUT is half of one: a busy machine is late. No usual timeout is less."""
 
 
 @check("gives_up")
