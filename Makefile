@@ -4,6 +4,12 @@ PY := .venv/bin/python
 # Someone's packages from elsewhere would shadow the locked ones.
 unexport PYTHONHOME PYTHONPATH
 
+# What `make grade` hands on when it is set: SUBMISSIONS=dir becomes --submissions dir.
+handed_on = $(if $($(1)),--$(2) "$($(1))")
+GRADING = $(call handed_on,SUBMISSIONS,submissions) $(call handed_on,OUT,out) \
+	$(call handed_on,RUBRIC,rubric) $(call handed_on,PRIVATE,private) \
+	$(call handed_on,SCHEDULER,scheduler)
+
 help: ## Print this list
 	@echo "usage: make TARGET"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -46,8 +52,8 @@ docs: ready-all ## Write anew what the docs take from the code
 docs-test: ready-all ## Follow every page as a reader does, or ARGS="-k ex02"
 	@$(PY) -m pytest tests/docs $(ARGS)
 
-grade: ready-all ## Grade your answer to an exercise: EX=medium/ex02
-	@$(PY) -m grader grade $(EX) $(ARGS)
+grade: ready-all ## Grade your answer: EX=medium/ex02; a class: SUBMISSIONS=
+	@$(PY) -m grader grade $(EX) $(GRADING) $(ARGS)
 
 serve: ready-all ## Run your answer to an exercise on port 8000: EX=medium/lab
 	@exec $(PY) -m exercises.serve $(EX)
@@ -67,14 +73,26 @@ progress: ready-all ## Show all exercises, your scores and the hints you took
 example: ready-all ## Write a known-wrong answer: EX=medium/lab CASE= OUT=
 	@$(PY) -m scripts.misconceptions "$(EX)" "$(CASE)" "$(OUT)"
 
+submit: ready-all ## Pack your answers, to hand them in: NAME=alice
+	@$(PY) -m grader submit $(EX) $(if $(NAME),--name "$(NAME)") $(if $(OUT),--out "$(OUT)")
+
 verify: ready-all ## Hold the exercises, or EX=medium/ex02, to their matrix
 	@$(PY) -m grader verify $(EX) $(ARGS)
 
 offline-pack: ready-all ## Collect all packages for a room without internet: OUT=
 	@$(PY) -m scripts.offline_pack "$(OUT)" $(ARGS)
 
+verify-class: ready-all ## Grade a made-up class of 40, or CLASS_OF=20, and compare
+	@$(PY) -m pytest -n0 -o faulthandler_timeout=0 tests/grader/whole_class.py $(ARGS)
+
+verify-full: ready-all verify ## Verify all, and a class of 200, here and on a cluster
+	@CLASS_OF=200 CLASS_HAS=everything $(MAKE) --no-print-directory verify-class
+
 kit: ready-all ## Make the students' copy of the course: OUT=a new folder
 	@$(PY) -m grader kit $(OUT)
+
+gradescope: ready-all ## Make a Gradescope autograder: OUT=a new folder
+	@$(PY) -m grader gradescope $(EX) $(call handed_on,OUT,out)
 
 capstone: ready-all ## Run all advanced solutions at once: two replicas and a proxy
 	@exec $(PY) -m capstone
@@ -88,8 +106,8 @@ bench-capstone: ready-all ## Measure the capstone: one replica, two, and one tha
 mutants: ready-all ## Break the solutions, and count what the suites notice
 	@$(PY) -m grader mutants $(EX)
 
-bench-grader: ready-all ## Measure how long it takes to judge a submission
-	@$(PY) -m grader bench $(or $(EX),medium/ex02)
+bench-grader: ready-all ## Measure submissions a minute, beside a pytest each
+	@$(PY) -m grader bench $(or $(EX),medium/lab)
 
 lock: ## Choose new versions of all packages; needs uv
 	@sh scripts/lock.sh
@@ -101,5 +119,6 @@ clean: ## Remove the virtual environment and everything cached
 ready-%:
 	@sh scripts/setup.sh $*
 
-.PHONY: help doctor medium advanced user test test-containers test-offline check format docs docs-test grade serve hint watch \
-	checkpoint progress example verify mutants offline-pack kit bench bench-grader lock clean
+.PHONY: help doctor medium advanced user test test-containers test-offline check format docs docs-test grade \
+	serve hint watch checkpoint progress example submit verify verify-class verify-full mutants offline-pack kit \
+	gradescope capstone bench bench-capstone bench-grader lock clean

@@ -1,106 +1,183 @@
-"""`make bench-grader`: how soon a submission answers, cold and warm, and how soon it is judged."""
+"""`make bench-grader`: submissions a minute, beside other ways of running the same suite.
 
+Everything is one submission after another on one core, but for `make grade` as it is on all cores.
+Whole commands are measured, from their start to their end.
+"""
+
+import importlib.metadata
+import json
 import os
-import socket
-import statistics
+import platform
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
-from grader.catalogue import Exercise, GradingError
-from grader.runner import Grader
-from grader.sandbox.client import open_run
-from grader.sandbox.order import Order
-from grader.workspace import Intake, app_name, assemble, solution_files
+from grader.batch import SUBMISSIONS_PER_CORE
+from grader.catalogue import ROOT, Exercise, GradingError
+from grader.verify import Case, cases, load_matrix
+from grader.workspace import NEVER_COPIED
 
-ROUNDS = 10
-
-
-def measure(grader: Grader, exercise: Exercise) -> Iterator[str]:
-    """Lines of figures: medians, and the slowest; cold and warm in turn, so that load hits both."""
-    with tempfile.TemporaryDirectory(dir=grader.warm.folder) as folder:
-        workspace = Path(folder) / "course"
-        assemble(exercise, grader.base(exercise), solution_files(exercise), workspace)
-        Path(folder).chmod(0o755)
-        cold, warm = [], []
-        for _ in range(ROUNDS):
-            cold.append(timed(lambda: cold_start(exercise, workspace)))
-            warm.append(timed(lambda: warm_start(grader, exercise, workspace)))
-    yield _line("cold uvicorn, until it answers", cold)
-    yield _line(f"served at tier {grader.tier}, until it answers", warm)
-    yield f"  warm / cold: {statistics.median(warm) / statistics.median(cold):.3f}"
-    first = [first_verdict(grader, exercise) for _ in range(ROUNDS)]
-    yield _line("from the files to the first verdict", first)
-    whole = [timed(lambda: whole_check(grader, exercise)) for _ in range(3)]
-    yield _line("a finished exercise, all checks", whole)
+WARM, COLD = (), ("-p", "grader.judge.cold")
+PARTS = ("grader", "shared", "medium", "advanced", "exercises", "pyproject.toml", "README.md")
 
 
-def _line(what: str, seconds: list[float]) -> str:
-    slowest = f"slowest of {len(seconds)}: {max(seconds):.3f} s"
-    return f"  {what:<42} {statistics.median(seconds):.3f} s, {slowest}"
+@dataclass
+class Bench:
+    """Each way says of a submission whether it is right; `batch` of all of them at once."""
+
+    exercise: Exercise
+    folder: Path
+    core: int = 0
+    otter: str = ""
+    cases: Sequence[Case] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The solution, the starter, an alternative and a known-wrong answer."""
+        matrix = load_matrix(self.exercise)
+        chosen = {"solution", "starter", *list(matrix.alternatives)[:1]}
+        chosen |= {*list(matrix.known_wrong)[:1]}
+        self.cases = [each for each in cases(self.exercise, matrix) if each.name in chosen]
+
+    # --- the ways
+
+    def batch(self, cores: Sequence[int]) -> dict[str, bool]:
+        """`make grade SUBMISSIONS=`, from nothing."""
+        submissions = self.folder / "class"
+        for case in self.cases:
+            lay(submissions / case.name / case.exercise.home, case)
+        words = ["-m", "grader", "grade", self.exercise.id, "--submissions", str(submissions)]
+        at_once = str(SUBMISSIONS_PER_CORE * len(cores))
+        with tempfile.TemporaryDirectory(dir=self.folder) as out:
+            run([sys.executable, *words, "--out", out, "--at-once", at_once], ROOT, cores)
+            students = json.loads((Path(out) / "grades.json").read_text())["students"]
+        return {each["name"]: each["total"] == 100 for each in students}
+
+    def pytest_each(self, case: Case, start: Sequence[str]) -> bool:
+        """A `pytest` process, in a course that has the submission's files in place."""
+        course = self._course("course")
+        lay(course / case.exercise.home, case)
+        return not run(self._pytest(start), course, [self.core], 1)
+
+    def as_exercism(self, case: Case) -> bool:
+        """As its runner for Python does: a fresh copy and process, and results.json."""
+        course = self._course(f"container-{case.name}")
+        lay(course / case.exercise.home, case)
+        report = course / "junit.xml"
+        run([*self._pytest(COLD), f"--junitxml={report}"], course, [self.core], 1)
+        tests = [
+            {"name": each.get("name"), "status": "fail" if len(each) else "pass"}
+            for each in ET.parse(report).iter("testcase")  # noqa: S314 - pytest wrote it
+        ]
+        status = "fail" if any(each["status"] == "fail" for each in tests) else "pass"
+        results = {"version": 2, "status": status, "tests": tests}
+        (course / "results.json").write_text(json.dumps(results))
+        shutil.rmtree(course)
+        return status == "pass"
+
+    def as_otter(self, case: Case) -> bool:
+        """`otter run`: a notebook of one cell, and a test that runs the suite."""
+        course = self._course("course")
+        lay(course / case.exercise.home, case)
+        line = f"subprocess.run({self._pytest(COLD)!r}, cwd={str(course)!r}, capture_output=True)"
+        code = f">>> import subprocess\n>>> {line}.returncode\n0"
+        test = {"type": "doctest", "cases": [{"code": code, "hidden": False, "locked": False}]}
+        tests = {"name": "suite", "points": 1, "suites": [test]}
+        autograder = self.folder / "autograder.zip"
+        with zipfile.ZipFile(autograder, "w") as archive:
+            archive.writestr("otter_config.json", '{"pdf": false}')
+            archive.writestr("tests/suite.py", f"OK_FORMAT = True\ntest = {tests!r}\n")
+        (self.folder / "answer.py").write_text("handed_in = True\n")
+        words = [self.otter, "run", "-a", str(autograder), "-o", str(self.folder), "--no-logo"]
+        run([*words, str(self.folder / "answer.py")], self.folder, [self.core])
+        results = json.loads((self.folder / "results.json").read_text())
+        return sum(each.get("score") or 0 for each in results["tests"]) == 1
+
+    # --- what they share
+
+    def _course(self, name: str) -> Path:
+        folder = self.folder / name
+        for part in PARTS if not folder.exists() else ():
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, folder / part, ignore=NEVER_COPIED)
+            else:
+                shutil.copy(ROOT / part, folder / part)
+        return folder
+
+    def _pytest(self, start: Sequence[str]) -> list[str]:
+        words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        return [sys.executable, *words, *start, str(self.exercise.home)]
+
+    def hold(self, right: dict[str, bool]) -> None:
+        """Whoever is quick and wrong is out of the race."""
+        if wrong := [each.name for each in self.cases if right[each.name] != (each.earned == 100)]:
+            raise GradingError(f"The measured way is wrong about {', '.join(wrong)}.")
 
 
-def timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def lay(home: Path, case: Case) -> None:
+    for path, data in case.intake.files.items():
+        (home / path).parent.mkdir(parents=True, exist_ok=True)
+        (home / path).write_bytes(data)
 
 
-def cold_start(exercise: Exercise, workspace: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    words = [sys.executable, "-m", "uvicorn", app_name(exercise), "--port", str(port)]
-    environment = {"PATH": os.environ["PATH"], "OPENAI_API_KEY": "none"}
-    process = subprocess.Popen(
-        words, cwd=workspace, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        while not _answers(port) and process.poll() is None:
-            time.sleep(0.002)
-    finally:
-        process.kill()
-        process.wait()
+def run(words: Sequence[str], where: Path, cores: Sequence[int], may_be: int = 0) -> int:
+    """Its exit code, which is 0 or `may_be`; on these cores, where the system lets us choose."""
+    pinned = ["taskset", "-c", ",".join(map(str, cores))] if shutil.which("taskset") else []
+    done = subprocess.run([*pinned, *words], cwd=where, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, may_be):
+        raise GradingError(f"{words[1:3]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return done.returncode
 
 
-def _answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-    except OSError:
-        return False
+def measure(exercise: Exercise) -> Iterator[str]:
+    """Lines of figures. Raises GradingError when one of the ways comes to another result.
+
+    One after another for each submission, so that whatever else the machine does hits all ways.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
+    otter = os.environ.get("OTTER") or shutil.which("otter") or ""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        bench = Bench(exercise, Path(folder), cores[0], otter)
+        names = ", ".join(case.name for case in bench.cases)
+        yield _machine(len(cores))
+        yield f"{exercise.short}, {len(bench.cases)} submissions: {names}"
+        ways: dict[str, Callable[[Case], bool]] = {
+            "a cold pytest process each": lambda case: bench.pytest_each(case, COLD),
+            "a pytest process each, forked services": lambda case: bench.pytest_each(case, WARM),
+            "as Exercism's runner, without container": bench.as_exercism,
+        }
+        if otter:
+            ways["otter run"] = bench.as_otter
+        else:
+            yield "  otter run: not installed; OTTER= says where it is"
+        batches = {"make grade, one core": cores[:1], f"make grade, {len(cores)} cores": cores}
+        seconds = dict.fromkeys([*ways, *batches], 0.0)
+        right: dict[str, dict[str, bool]] = {name: {} for name in ways}
+        for case in bench.cases:
+            for name, way in ways.items():
+                started = time.perf_counter()
+                right[name][case.name] = way(case)
+                seconds[name] += time.perf_counter() - started
+            for name, used in batches.items():
+                started = time.perf_counter()
+                bench.hold(bench.batch(used))
+                seconds[name] += (time.perf_counter() - started) / len(bench.cases)
+        for each in right.values():
+            bench.hold(each)
+        cold = next(iter(seconds.values()))
+        for name, taken in seconds.items():
+            a_minute = 60 * len(bench.cases) / taken
+            yield f"  {name:<42}{a_minute:6.1f} a minute, {cold / taken:5.2f} x"
 
 
-def warm_start(grader: Grader, exercise: Exercise, workspace: Path) -> None:
-    order = Order(
-        tier=grader.tier,
-        workspace=str(workspace),
-        app=app_name(exercise),
-        environment={"OPENAI_API_KEY": "none"},
-    )
-    run = open_run(grader.warm.address, order)
-    try:
-        if not run.wait_until_ready(20):
-            raise GradingError(f"The solution of {exercise.short} does not start.")
-    finally:
-        run.stop()
-
-
-def first_verdict(grader: Grader, exercise: Exercise) -> float:
-    """As `make watch` does it, the reading of the files included."""
-    moments: list[float] = []
-    started = time.perf_counter()
-    grader.grade(
-        exercise,
-        Intake(solution_files(exercise)),
-        seed=1,
-        only=[exercise.checks[0].id],
-        tell=lambda result: moments.append(time.perf_counter()),
-    )
-    return moments[0] - started
-
-
-def whole_check(grader: Grader, exercise: Exercise) -> None:
-    grader.grade(exercise, Intake(solution_files(exercise)), seed=1, lanes=3)
+def _machine(cores: int) -> str:
+    pytest = importlib.metadata.version("pytest")
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    python = platform.python_version()
+    return f"{cores} cores, {platform.machine()}, Python {python}, pytest {pytest}, load {load}"

@@ -1,9 +1,11 @@
 """The exercises: what `exercise.toml` says, checked, and found again by a short name."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -78,6 +80,29 @@ class Serve(Strict):
     memory_mb: int = Field(default=1024, ge=128, le=8192)
 
 
+class Criterion(Strict):
+    """One of the hand-out's assessment criteria."""
+
+    id: Name
+    track: Literal["medium", "advanced"]
+    title: Text
+
+
+@cache
+def criteria() -> tuple[Criterion, ...]:
+    with Path(__file__).with_name("criteria.toml").open("rb") as file:
+        return tuple(map(Criterion.model_validate, tomllib.load(file)["criterion"]))
+
+
+def _known_criterion(id_: str) -> str:
+    if id_ not in {criterion.id for criterion in criteria()}:
+        raise ValueError("is none of those in grader/criteria.toml")
+    return id_
+
+
+CriterionId = Annotated[str, AfterValidator(_known_criterion)]
+
+
 class Check(Strict):
     id: Name
     points: int = Field(ge=1, le=100)
@@ -86,6 +111,9 @@ class Check(Strict):
 
     next: Text
     """The next thing to try when it does not."""
+
+    criterion: CriterionId | None = None
+    """Which of the hand-out's assessment criteria it belongs to; the exercise's unless said."""
 
     link: str | None = None
     """A page that helps, from the root, with an anchor; the exercise's README otherwise."""
@@ -124,17 +152,30 @@ class Exercise(Strict):
     seconds: float = Field(default=60, gt=0, le=600)
     """For all checks together; what is left over then has timed out."""
 
+    criterion: CriterionId | None = None
+    """Of the checks that name none."""
+
     checks: tuple[Check, ...] = Field(min_length=1)
     hints: tuple[Text, ...] = Field(min_length=3)
     misconceptions: tuple[Misconception, ...] = ()
 
     folder: Path = Field(exclude=True)
     root: Path = Field(exclude=True)
+    private: Path | None = Field(default=None, exclude=True)
+    """Where a suite of the trainer's own lies, which `checks` are then those of."""
+
+    share: int = Field(default=100, exclude=True)
+    """Of a private suite: how many of the exercise's hundred points it decides."""
 
     @property
     def id(self) -> str:
         """As people type it in full: medium/ex02_rate_limit_per_session."""
         return f"{self.track}/{self.folder.name}"
+
+    @property
+    def key(self) -> str:
+        """The id, and another one for its private suite."""
+        return f"{self.id} private" if self.private else self.id
 
     @property
     def short(self) -> str:
@@ -148,7 +189,7 @@ class Exercise(Strict):
 
     @property
     def suite(self) -> list[Path]:
-        return sorted(self.folder.glob("test_*.py"))
+        return sorted((self.private or self.folder).glob("test_*.py"))
 
     @property
     def solution(self) -> Path:
@@ -161,6 +202,15 @@ class Exercise(Strict):
         """The one whose checks are exactly those that failed."""
         matches = (known for known in self.misconceptions if known.fails == frozenset(failed))
         return next(matches, None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hand_on_the_criterion(cls, written: dict[str, Any]) -> dict[str, Any]:
+        of_all, checks = written.get("criterion"), written.get("checks")
+        if not of_all or not isinstance(checks, list):
+            return written
+        named = [{**c, "criterion": c.get("criterion") or of_all} for c in checks]
+        return {**written, "checks": named}
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -182,16 +232,51 @@ class Exercise(Strict):
         return self
 
 
+class PrivateSuite(Strict):
+    """One `private.toml`: checks that students do not have."""
+
+    share: int = Field(ge=1, le=100)
+    seconds: float = Field(default=60, gt=0, le=600)
+    checks: tuple[Check, ...] = Field(min_length=1)
+
+
+def is_suite(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("exercise.toml", "private.toml"))
+
+
 def load(folder: Path, root: Path = ROOT) -> Exercise:
-    """Raises GradingError."""
-    path = folder / "exercise.toml"
-    try:
-        with path.open("rb") as file:
-            written = tomllib.load(file)
+    """The exercise in `folder`, or with the private suite there. Raises GradingError."""
+    if (folder / "private.toml").exists():
+        return _load_private(folder, root)
+    with _mistakes_told(path := folder / "exercise.toml"):
+        written = tomllib.loads(path.read_text(encoding="utf-8"))
         return Exercise.model_validate({**written, "folder": folder, "root": root})
+
+
+def _load_private(folder: Path, root: Path) -> Exercise:
+    exercise = find(f"{folder.parent.name}/{folder.name}", root)
+    with _mistakes_told(path := folder / "private.toml"):
+        private = PrivateSuite.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Exercise.model_validate(
+            {
+                **exercise.model_dump(exclude={"misconceptions", "checks", "seconds"}),
+                "checks": [check.model_dump() for check in private.checks],
+                "seconds": private.seconds,
+                "folder": exercise.folder,
+                "root": root,
+                "private": folder,
+                "share": private.share,
+            }
+        )
+
+
+@contextmanager
+def _mistakes_told(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as exc:
         raise GradingError(f"Cannot read {path}: {exc.strerror}.") from exc
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise GradingError(f"{path} is not TOML: {exc}.") from exc
     except ValidationError as exc:
         faults = "; ".join(_fault(error["loc"], error["msg"]) for error in exc.errors())
@@ -211,6 +296,14 @@ def all_exercises(root: Path = ROOT) -> list[Exercise]:
 
 def _lab_first(exercise: Exercise) -> tuple[bool, str]:
     return exercise.folder.name != "lab", exercise.folder.name
+
+
+def private_suites(folder: Path, root: Path = ROOT) -> list[Exercise]:
+    """Those below `folder`, as <track>/<exercise>/private.toml. Raises GradingError."""
+    found = [load(path.parent.resolve(), root) for path in sorted(folder.glob("*/*/private.toml"))]
+    if not found:
+        raise GradingError(f"PRIVATE={folder} has no <track>/<exercise>/private.toml.")
+    return found
 
 
 def find(name: str, root: Path = ROOT) -> Exercise:

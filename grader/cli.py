@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import re
 import signal
 import sys
 import textwrap
@@ -12,17 +13,21 @@ from pathlib import Path
 
 from grader import bench, mutants, verify, watch
 from grader.catalogue import Exercise, GradingError, all_exercises, find
+from grader.classroom import OUT, Order, grade_class
+from grader.gradescope import make_autograder
 from grader.kit import make_kit
 from grader.render import NAMES, WIDTH, render
 from grader.report import Report, Result, Verdict
 from grader.runner import Grader, opened
 from grader.sandbox.client import TIERS, SandboxProblem
 from grader.state import State
+from grader.submit import make_archive
 from grader.workspace import Intake, solution_files, take_in
 
 LANES = 4
 """Judges at once for a single submission."""
 
+FILE_NAME = re.compile(r"[\w@][\w.@-]{0,99}")
 NOT_KEPT = "This checkout cannot be written to, so nothing is remembered."
 
 
@@ -53,12 +58,19 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("exercise", nargs=exercises, help="such as medium/ex02")
         return added
 
-    grade = command("grade", _grade, "grade one exercise")
+    grade = command("grade", _grade, "grade an exercise, all that are here, or a class", "*")
     grade.add_argument("--submission", type=Path, help="the folder with the files (default: here)")
     grade.add_argument("--solution", action="store_true", help="grade the course's own solution")
     grade.add_argument("--seed", type=int, help="repeat a run that named this seed")
     grade.add_argument("--official", action="store_true", help="refuse below --accept-tier")
     grade.add_argument("--accept-tier", type=int, choices=TIERS, default=1, help="(default: 1)")
+    grade.add_argument("--submissions", type=Path, help="a class: the folder that holds them")
+    grade.add_argument("--student", help="--submissions holds one student's, called this")
+    grade.add_argument("--out", type=Path, default=OUT, help="where reports go (default: reports)")
+    grade.add_argument("--rubric", type=Path, help="weights, what lateness costs: a TOML file")
+    grade.add_argument("--private", type=Path, help="suites of your own: a folder of them")
+    grade.add_argument("--at-once", type=_at_least_one, help="submissions (default: 2 a core)")
+    grade.add_argument("--scheduler", help="grade on this Dask cluster, such as tcp://host:8786")
     command("hint", _hint, "give the next hint, and count it")
     command("watch", _watch, "grade again on every save")
     command("progress", _progress, "show all exercises, their scores and hints", "*")
@@ -67,7 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     held.add_argument("--repeat", type=int, default=1, help="run all of it so often, and compare")
     held.add_argument("--records", type=Path, help="write the verdict records into this folder")
     command("mutants", _mutants, "break the solutions, and count what the suites notice", "*")
-    command("bench", _bench, "measure how long grading takes")
+    command("bench", _bench, "measure how many submissions a minute")
+    submit = command("submit", _submit, "pack the files that you may change, to hand them in", "*")
+    submit.add_argument("--name", default="submission", help="yours; the archive is called so")
+    submit.add_argument("--out", type=Path, default=Path(), help="the folder it goes to")
+    scope = command("gradescope", _gradescope, "make a Gradescope autograder", "*")
+    scope.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
     kit = commands.add_parser("kit", help="make the students' copy of the course")
     kit.set_defaults(run=_kit)
     kit.add_argument("out", type=Path, help="a folder that is not there yet")
@@ -92,18 +109,46 @@ def _until_told_to_stop(grader: Grader) -> Iterator[None]:
 # --- grade
 
 
+def _at_least_one(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
 def _grade(options: argparse.Namespace) -> int:
-    exercise = find(options.exercise)
+    one = len(options.exercise) == 1 and options.submissions is None
+    return _grade_one(options) if one else _grade_many(options)
+
+
+def _grade_many(options: argparse.Namespace) -> int:
+    if options.submission or options.solution:
+        raise GradingError("--submission and --solution are for one exercise; name it with EX=.")
+    return grade_class(
+        Order(
+            exercises=[find(name) for name in options.exercise] or all_exercises(),
+            submissions=options.submissions,
+            student=options.student,
+            out=options.out,
+            rubric=options.rubric,
+            private=options.private,
+            seed=options.seed,
+            at_once=options.at_once,
+            scheduler=options.scheduler,
+            official=options.official,
+            accept_tier=options.accept_tier,
+        )
+    )
+
+
+def _grade_one(options: argparse.Namespace) -> int:
+    exercise = find(options.exercise[0])
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
     with opened([exercise.track]) as grader, _until_told_to_stop(grader):
         intake = _intake(options, exercise)
         grader.base(exercise)
         grader.ready()
-        if options.official and grader.tier > options.accept_tier:
-            raise GradingError(
-                f"This system allows tier {grader.tier} only ({TIERS[grader.tier]}), so nothing"
-                f" graded here is official; --accept-tier {grader.tier} accepts that."
-            )
+        if options.official:
+            grader.insist_on(options.accept_tier)
         report = grader.grade(exercise, intake, seed=seed, lanes=LANES)
     print(render(report), end="")
     if not (options.solution or options.submission or report.partial):
@@ -177,6 +222,17 @@ def _progress(options: argparse.Namespace) -> int:
     return 0
 
 
+def _submit(options: argparse.Namespace) -> int:
+    if not FILE_NAME.fullmatch(options.name):
+        raise GradingError("NAME= is letters, digits and any of . _ - and @, for a file's name.")
+    exercises = [find(name) for name in options.exercise] or all_exercises()
+    out = options.out / f"{options.name}.zip"
+    for line in make_archive(out, exercises, State()):
+        print(line)
+    print(f"{out} is what you hand in.")
+    return 0
+
+
 # --- for trainers
 
 
@@ -197,17 +253,21 @@ def _mutants(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    exercise = find(options.exercise)
-    with opened() as grader:
-        grader.ready()
-        for line in bench.measure(grader, exercise):
-            print(line, flush=True)
+    for line in bench.measure(find(options.exercise)):
+        print(line, flush=True)
     return 0
 
 
 def _kit(options: argparse.Namespace) -> int:
     files = make_kit(options.out)
     print(f"{options.out} has the students' copy: {files} files. They begin with its README.md.")
+    return 0
+
+
+def _gradescope(options: argparse.Namespace) -> int:
+    exercises = [find(name) for name in options.exercise] or all_exercises()
+    files = make_autograder(options.out, exercises)
+    print(f"{options.out} has {files} files. Zip what is in it, and upload that as an autograder.")
     return 0
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from grader.catalogue import ROOT, TRACKS, Exercise, GradingError
 from grader.judge.assignment import VARIABLE, Assignment, Lane, send
 from grader.report import Report, Result, Verdict, all_alike, judge_checks
-from grader.sandbox.client import SandboxProblem, WarmParent, strongest_walls
+from grader.sandbox.client import TIERS, SandboxProblem, WarmParent, strongest_walls
 from grader.workspace import Intake, assemble, make_base, open_book
 
 GRACE_SECONDS = 30
@@ -52,9 +52,9 @@ class Grader:
     def judges(self, exercise: Exercise) -> "Judges":
         """Who has read the exercise's suite. They start to, when they are first asked for."""
         with self._lock:
-            judges = self._judges.get(exercise.id)
+            judges = self._judges.get(exercise.key)
             if judges is None or judges.gone:
-                judges = self._judges[exercise.id] = Judges(exercise, self.warm.folder)
+                judges = self._judges[exercise.key] = Judges(exercise, self.warm.folder)
             return judges
 
     def ready(self) -> None:
@@ -64,6 +64,14 @@ class Grader:
                 self.warm.wait_until_warm()
                 walls = strongest_walls(self.warm.address)
                 self.tier, self.parts = walls.tier, walls.parts
+
+    def insist_on(self, accept_tier: int) -> None:
+        """Raises GradingError when the walls are weaker than that."""
+        if self.tier > accept_tier:
+            raise GradingError(
+                f"This system allows tier {self.tier} only ({TIERS[self.tier]}), so nothing"
+                f" graded here is official; --accept-tier {self.tier} accepts that."
+            )
 
     def close(self) -> None:
         for judges in self._judges.values():
@@ -180,7 +188,9 @@ class Judges:
         )
         all_heard = merged(heard)
         if not all_heard.collected and not all_heard.notes:
-            raise GradingError(f"The suite of {self._exercise.id} is broken:\n{self._last_words()}")
+            raise GradingError(
+                f"The suite of {self._exercise.key} is broken:\n{self._last_words()}"
+            )
         return all_heard
 
     def _last_words(self) -> str:
@@ -200,6 +210,9 @@ def command(exercise: Exercise) -> list[str]:
     python = [sys.executable, "-B", "-m", "pytest", "-q", "-s", "--tb=short", "--assert=plain"]
     settings = ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}", "-p", "no:cacheprovider"]
     settings += ["-p", "anyio"]  # the only one of the installed plugins that a suite needs
+    if exercise.private:  # there is no conftest.py beside it that would say so
+        settings += ["-p", "grader.judge.plugin"]
+        settings += ["-p", "grader.judge.upstreams"] if exercise.track == "advanced" else []
     return [*python, *settings, *map(str, exercise.suite)]
 
 

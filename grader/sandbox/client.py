@@ -21,7 +21,6 @@ from grader.catalogue import TRACKS
 from grader.sandbox.order import Line, Order
 
 ROOT = Path(__file__).resolve().parents[2]
-WARM_SECONDS = 60
 ANSWER_SECONDS = 10
 LAST_WORDS_SECONDS = 1.0
 KEPT_OUTPUT = 64 * 1024
@@ -261,11 +260,18 @@ class WarmParent:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def gone(self) -> bool:
+        return self._process.poll() is not None
+
     def wait_until_warm(self) -> None:
+        """However long that takes on a busy machine: it says that it is warm, or it ends."""
         assert self._process.stdout
-        self._is_warm = self._process.stdout.readline() == b"warm\n"
         if not self._is_warm:
-            raise SandboxProblem("the warm parent did not start; its words are above")
+            self._is_warm = self._process.stdout.readline() == b"warm\n"
+        if not self._is_warm:
+            ended = Ended(self._process.wait())
+            raise SandboxProblem(f"the warm parent did not start: {ended}; its words are above")
 
     def __exit__(
         self,

@@ -57,12 +57,16 @@ PRELOADED_FOR = {
 
 
 def main() -> None:
-    """Serve judges on the listening socket FD until standard input ends."""
+    """Serve judges on the listening socket FD until standard input ends.
+
+    For no track at all nothing is imported here, so that each submission starts cold.
+    """
     listener = socket.socket(fileno=int(sys.argv[1]))
     remove_left_over_groups()
     gc.disable()
     tracks = sys.argv[3:]
-    for name in [*PRELOADED, *(name for track in tracks for name in PRELOADED_FOR[track])]:
+    names = [*PRELOADED, *(name for track in tracks for name in PRELOADED_FOR[track])]
+    for name in names if tracks else ():
         importlib.import_module(name)
     gc.enable()
     gc.collect()

