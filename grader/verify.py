@@ -18,6 +18,9 @@ from grader.workspace import Intake, solution_files, take_in
 ALTERNATIVES, KNOWN_WRONG = 2, 8
 """How many of each an exercise has at least."""
 
+AT_ONCE_PER_CORE = 3
+"""Submissions: with two of them a core was idle for a quarter of the time, in which all waited."""
+
 
 class Change(Strict):
     file: RelativePath
@@ -203,7 +206,7 @@ def run(
         tell(outcome)
         return outcome
 
-    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(AT_ONCE_PER_CORE * (os.cpu_count() or 1)) as pool:
         return list(pool.map(one, planned))
 
 

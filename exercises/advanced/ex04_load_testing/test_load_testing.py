@@ -406,7 +406,7 @@ async def test_counts_errors(load: Load) -> None:
             logins=[Fault.REFUSED],
         ),
         every_fault,
-        MAX_FAIL_RATIO=0.02,
+        MAX_FAIL_RATIO=0.002,
     )
     assert entry_of(outcome, "login").failed == 1, "a login that is refused is a failure"
     assert all(turn.token for turn in outcome.stand_in.turns), (
@@ -430,7 +430,7 @@ async def test_broken_streams(load: Load) -> None:
             times=8,
         ),
         every_fault,
-        MAX_FAIL_RATIO=0.02,
+        MAX_FAIL_RATIO=0.002,
     )
     counts_failures(outcome, "whole stream", Kind.STREAM, "a stream that did not end well")
     fails(outcome, "MAX_FAIL_RATIO")
@@ -454,7 +454,7 @@ async def test_wrong_answers(load: Load) -> None:
             times=6,
         ),
         every_fault,
-        MAX_FAIL_RATIO=0.02,
+        MAX_FAIL_RATIO=0.002,
     )
     for kind, name in ENTRIES.items():
         counts_failures(outcome, name, kind, "a wrong answer")
@@ -484,7 +484,7 @@ async def test_gives_up(load: Load) -> None:
         ),
         lambda seen: every_fault(seen) or for_long(seen),
         TURN_TIMEOUT=0.5,
-        MAX_FAIL_RATIO=0.02,
+        MAX_FAIL_RATIO=0.002,
     )
     faulty = [turn for turn in outcome.stand_in.turns if turn.fault]
     with only_until(outcome.began + 12):
