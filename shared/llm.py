@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import cached_property
 from typing import Any, cast
 
 import orjson
@@ -14,6 +15,7 @@ from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.messages.tool import tool_call
 from langchain_core.runnables import Runnable
 from langchain_openai import ChatOpenAI
+from openai import OpenAI
 from pydantic import SecretStr
 
 from shared.chat_completions import ChatCompletions
@@ -70,10 +72,29 @@ async def open_llm(
             temperature=temperature,
             max_completion_tokens=max_tokens,
             async_client=completions,
+            client=BlockingClient(key, base_url),
             stream_chunk_timeout=None,  # the turn has the deadline
             stream_usage=True,  # off by default as soon as a base URL is set
             use_responses_api=False,
         )
+
+
+class BlockingClient:
+    """OpenAI's own, made when it is first called. Nothing here calls it, for it keeps everybody
+    else waiting; to make it reads all of the system's certificates, half of a service's start."""
+
+    def __init__(self, api_key: str, base_url: str | None) -> None:
+        self._api_key = api_key
+        self._base_url = base_url
+
+    @cached_property
+    def _completions(self) -> Any:
+        return OpenAI(api_key=self._api_key, base_url=self._base_url).chat.completions
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # what copying looks for; it is not worth the certificates
+            raise AttributeError(name)
+        return getattr(self._completions, name)
 
 
 async def reachable(llm: ChatOpenAI) -> bool:

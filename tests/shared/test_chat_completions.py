@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, nullcontext, suppress
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from shared.chat_completions import (
     seconds,
 )
 from shared.errors import ConfigurationError, ModelError, ModelUnavailable
+from shared.llm import open_llm
 from shared.offline_model import OfflineModel, Scenario
 
 CONTENT = b'{"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}'
@@ -351,3 +354,17 @@ async def test_a_call_may_wait_for_its_place_longer_than_for_a_connection(
             await asyncio.gather(*(wire.with_raw_response.create(**body) for _ in range(2)))
             assert await wire.reachable()
         assert [call.outcome for call in model.calls] == ["completed"] * 2
+
+
+async def test_langchains_blocking_client_is_made_when_it_is_needed() -> None:
+    """It reads the system's certificates, which a start should not wait for."""
+    async with open_llm(model="m", base_url="http://127.0.0.1:9/v1") as llm:
+        copied = copy(llm.client)
+        assert not made(llm.client)
+        assert isinstance(llm.client.create, MethodType)
+        assert made(llm.client)
+        assert not made(copied)
+
+
+def made(client: object) -> bool:
+    return "_completions" in vars(client)
