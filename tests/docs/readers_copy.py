@@ -18,7 +18,8 @@ from scripts.walkthrough import Walkthrough
 needs_answers = pytest.mark.skipif(
     not (ROOT / "solutions").is_dir(), reason="the students' copy has no solutions"
 )
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "kept", "reports", "*.egg-info")
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+WRITTEN_BY_READERS = {"kept", "reports"}
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def copied_for_a_reader() -> Iterator[Path]:
 
 
 def _copy(copy: Path) -> Path:
-    shutil.copytree(ROOT, copy, ignore=LEFT_OUT, symlinks=True)
+    shutil.copytree(ROOT, copy, ignore=left_out, symlinks=True)
     for name in (".gitignore", ".env.example"):
         shutil.copy(ROOT / name, copy)
     environment = copy / ".venv"
@@ -47,6 +48,10 @@ def _copy(copy: Path) -> Path:
     python = ROOT / ".venv/bin/python"  # inside the walls, links to elsewhere lead nowhere
     (copy / "Makefile").write_text(makefile.replace("PY := .venv/bin/python", f"PY := {python}"))
     return copy
+
+
+def left_out(folder: str, names: list[str]) -> set[str]:
+    return LEFT_OUT(folder, names) | (WRITTEN_BY_READERS if Path(folder) == ROOT else set())
 
 
 def solve(exercise: Exercise, copy: Path) -> None:

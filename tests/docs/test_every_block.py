@@ -19,6 +19,7 @@ ENGINE = "needs a Docker engine; tests/deploy/containers.py starts and asks the 
 HOST = "is typed on a host of the reader's own"
 PACK = "downloads everything; tests/foundation/offline.py does it for the medium track"
 MEASURES = "measures for minutes; tests/capstone/test_capstone.py asks the same services"
+CLUSTER = "is typed on several machines; tests/grader/test_cluster.py starts the same on one"
 COMPILED = "shows a form, not a program: tests/shared/test_handbook.py compiles it"
 
 EXCEPTIONS = {
@@ -37,6 +38,7 @@ EXCEPTIONS = {
     ("docs/deployment.md", "rm advanced/deploy/secrets/SECRET_KEY"): HOST,
     ("docs/deployment.md", "python3 -m venv /opt/agent/.venv"): HOST,
     ("docs/deployment.md", "systemctl enable"): HOST,
+    ("docs/grading.md", ".venv/bin/dask scheduler"): CLUSTER,
     ("docs/scaling.md", "make bench-capstone"): MEASURES,
     ("exercises/advanced/ex05_docker_compose/README.md", "sh make-secrets.sh"): ENGINE,
     ("exercises/advanced/lab/README.md", "docker build"): ENGINE,
