@@ -308,6 +308,8 @@ def private_suites(folder: Path, root: Path = ROOT) -> list[Exercise]:
 
 def find(name: str, root: Path = ROOT) -> Exercise:
     """The exercise whose id begins with `name`, such as medium/ex02. Raises GradingError."""
+    if not name:
+        raise GradingError("Name the exercise, such as EX=medium/ex02; make progress lists them.")
     wanted = name.strip("/").removeprefix("exercises/")
     folders = sorted(path.parent for path in (root / "exercises").glob("*/*/exercise.toml"))
     ids = {f"{folder.parent.name}/{folder.name}": folder for folder in folders}

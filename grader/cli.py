@@ -51,11 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], int], what: str, exercises: str | None = None
+        name: str, run: Callable[[argparse.Namespace], int], what: str, exercises: str = "?"
     ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=what, description=what)
         added.set_defaults(run=run)
-        added.add_argument("exercise", nargs=exercises, help="such as medium/ex02")
+        added.add_argument("exercise", nargs=exercises, default="", help="such as medium/ex02")
         return added
 
     grade = command("grade", _grade, "grade an exercise, all that are here, or a class", "*")

@@ -11,6 +11,7 @@ from grader.sandbox.client import TIERS
 WIDTH = 80
 MAX_LINES = 12
 SHOWN_EXCHANGES = 2
+AFTER_A_CRASH = "It ended by itself. Mend that first: the last lines that it printed say why."
 NAMES = {
     Verdict.PASSED: "passed",
     Verdict.FAILED: "FAILED",
@@ -36,9 +37,9 @@ def render(report: Report, *, only_first: bool = False) -> str:
     """The whole report, or what matters while somebody works: the first thing to mend."""
     lines = [*_head(report), *_summary(report), ""]
     told = [check for check in report.checks if check.result and not _holds(check)]
-    groups = _by_todo(told)
+    groups = _by_cause(told)
     for alike in groups[:1] if only_first else groups:
-        lines += [*_explain(report, alike[0]), *_also(alike[1:]), ""]
+        lines += [*_explain(report, alike[0]), *_also(alike), ""]
     return "\n".join([*lines, *_foot(report)]) + "\n"
 
 
@@ -46,18 +47,27 @@ def _holds(check: CheckReport) -> bool:
     return check.verdict is Verdict.PASSED
 
 
-def _by_todo(failing: list[CheckReport]) -> list[list[CheckReport]]:
-    """Checks that one TODO keeps from passing are explained once."""
+def _by_cause(failing: list[CheckReport]) -> list[list[CheckReport]]:
+    """Checks that one TODO, or one crash, keeps from passing are explained once."""
     groups: dict[str, list[CheckReport]] = {}
     for check in failing:
-        todo = check.result.todo if check.result else ""
-        groups.setdefault(todo or check.id, []).append(check)
+        groups.setdefault(_cause(check), []).append(check)
     return list(groups.values())
 
 
-def _also(others: list[CheckReport]) -> Iterator[str]:
+def _cause(check: CheckReport) -> str:
+    if check.result and check.result.todo:
+        return check.result.todo
+    if check.result and check.verdict is Verdict.CRASHED:
+        return (check.result.printed.splitlines() or [""])[-1]
+    return check.id
+
+
+def _also(alike: list[CheckReport]) -> Iterator[str]:
+    first, *others = alike
     if others:
-        yield from _part("The same TODO stops", ", ".join(check.id for check in others))
+        what = "TODO" if first.result and first.result.todo else "crash"
+        yield from _part(f"The same {what} stops", ", ".join(check.id for check in others))
 
 
 def _head(report: Report) -> Iterator[str]:
@@ -87,7 +97,8 @@ def _explain(report: Report, check: CheckReport) -> Iterator[str]:
         yield from _list("The model", result.asked)
         if check.verdict in (Verdict.CRASHED, Verdict.OVER_LIMIT) or not result.exchanges:
             yield from _list("It printed", result.printed.rstrip().splitlines()[-MAX_LINES:])
-    yield from _part("Next", declared.next)
+    crashed = check.verdict is Verdict.CRASHED and not (result and result.todo)
+    yield from _part("Next", AFTER_A_CRASH if crashed else declared.next)
     link = declared.link or str(report.exercise.home / "README.md")
     yield f"  Read: {link}"
 
@@ -139,7 +150,13 @@ def _list(name: str, items: Any) -> Iterator[str]:
         return
     yield f"  {name}:"
     for item in items:
-        yield f"    {printable(item)[: WIDTH - 4]}"
+        yield from textwrap.wrap(
+            printable(item).replace('File "/course/', 'File "')[:600],  # where the walls have it
+            WIDTH,
+            initial_indent="    ",
+            subsequent_indent="      ",
+            break_on_hyphens=False,
+        )
 
 
 def _wrapped(text: str) -> list[str]:

@@ -53,6 +53,18 @@ def test_a_wrong_idea_is_recognised(grader: Grader) -> None:
     assert "just before its edge" in " ".join(render(report).split())
 
 
+def test_a_crash_is_explained_once(grader: Grader) -> None:
+    """With the line of the student's own file, as the student calls it, however long that is."""
+    wrong = solution_files(EXERCISE)["rate_limit.py"] + b"def hit(\n"
+    text = render(grader.grade(EXERCISE, Intake({"rate_limit.py": wrong}), seed=1, lanes=3))
+    told = " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("SyntaxError") == 1
+    assert "The same crash stops: " in told
+    assert "Mend that first" in told
+    assert f'File "{EXERCISE.home}/rate_limit.py", line {wrong.count(chr(10).encode())}' in told
+
+
 def test_two_graders_at_once() -> None:
     """They share nothing, and both come to the same end."""
     both = [started("grade", "medium/ex02", "--solution") for _ in range(2)]

@@ -34,7 +34,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # TODO 3: read the settings; open the model with open_llm (shared/llm.py); make
+        # TODO 3: read the settings; open the model with open_llm (shared/llm.py), which wants the
+        # key's text or None, and the key is a SecretStr: get_secret_value() has its text. Make
         # LatestCheckpoints, MemorySessions (shared/memory.py) and the AgentService, and keep it
         # as app.state.agent_service while the service runs. The edge looks for
         # app.state.cors_origins. At the end, ending_turns_at_shutdown (shared/web/lifecycle.py).

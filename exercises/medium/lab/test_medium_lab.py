@@ -818,7 +818,7 @@ async def test_documented(service: Service, model: OfflineModel) -> None:
         }
         document, found = await operations(client)
     for place, answer in answers.items():
-        name = " ".join(place).upper()
+        name = f"{place[0].upper()} {place[1]}"
         assert answer.status_code == 200, f"{name} should answer with 200"
         assert set(answer.json()) <= fields(document, found[place]), (
             f"{name} should be documented with the fields that it answers with"
@@ -852,7 +852,7 @@ async def test_errors_documented(service: Service, model: OfflineModel) -> None:
         await answered(client, "hello", new_session(), STREAM)
         document, found = await operations(client)
     for place, statuses in OPERATIONS.items():
-        name = " ".join(place).upper()
+        name = f"{place[0].upper()} {place[1]}"
         responses = found[place]["responses"]
         assert statuses <= set(responses), f"{name} should document every refusal"
         for status in statuses:
