@@ -57,7 +57,7 @@ def catch_up(name: str, number: str, root: Path = ROOT) -> str:
             if answer != now:
                 fresh[path] = answer
     if not fresh:
-        return f"{lab.short} is at part {part.number} already; nothing was changed."
+        return f"{lab.short} has all of part {part.number} already; nothing was changed."
     kept = _keep(fresh, lab, root)
     for path, answer in fresh.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,8 @@ def _chosen(name: str, number: str, root: Path) -> tuple[Exercise, Part]:
     parts = {str(part.number): part for part in parts_of(lab)}
     if number not in parts:
         there = ", ".join(f"{part.number} ({part.title})" for part in parts.values())
-        raise NoCheckpoint(f"N={number} is no part of {lab.short}; there are: {there}.")
+        wrong = f"N={number} is no part of {lab.short}" if number else "Say which part, as in N=3"
+        raise NoCheckpoint(f"{wrong}; there are: {there}.")
     return lab, parts[number]
 
 
