@@ -3,13 +3,12 @@
 Its Redis is no part of its figures: it is a process of its own, which the services share in life.
 """
 
-import json
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import httpx
 
 from advanced.app.users import set_password
 from advanced.embedded_redis import embedded_redis
@@ -28,9 +27,8 @@ def its_world() -> Iterator[Mapping[str, str]]:
 
 def log_in(url: str) -> str:
     """The token of the one user."""
-    form = urllib.parse.urlencode({"username": NAME, "password": PASSWORD}).encode()
-    with urllib.request.urlopen(f"{url}/api/v1/auth/login", form) as response:  # noqa: S310 - a http address that the bench made
-        return str(json.load(response)["access_token"])
+    form = {"username": NAME, "password": PASSWORD}
+    return str(httpx.post(f"{url}/api/v1/auth/login", data=form).json()["access_token"])
 
 
 HARDENED = Service(
