@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from grader.catalogue import ROOT, TRACKS, Exercise, GradingError
-from grader.judge.assignment import VARIABLE, Assignment, Lane, send
+from grader.judge.assignment import MEMORY, VARIABLE, Assignment, Lane, send
 from grader.report import Report, Result, Verdict, all_alike, judge_checks
 from grader.sandbox.client import TIERS, SandboxProblem, WarmParent, strongest_walls
 from grader.workspace import Intake, assemble, make_base, open_book
@@ -54,7 +54,7 @@ class Grader:
         with self._lock:
             judges = self._judges.get(exercise.key)
             if judges is None or judges.gone:
-                judges = self._judges[exercise.key] = Judges(exercise, self.warm.folder)
+                judges = self._judges[exercise.key] = Judges(exercise, self.warm)
             return judges
 
     def ready(self) -> None:
@@ -144,9 +144,10 @@ class Listener:
 class Judges:
     """A pytest process that has read an exercise's suite, and forks judges who know it."""
 
-    def __init__(self, exercise: Exercise, folder: Path) -> None:
+    def __init__(self, exercise: Exercise, warm: WarmParent) -> None:
         self._exercise = exercise
-        self._printed = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - `close` does
+        self._printed = tempfile.TemporaryFile(dir=warm.folder)  # noqa: SIM115 - `close` does
+        memory = {MEMORY: str(warm.memory)} if warm.memory else {}
         self._turn = threading.Lock()
         self._asking, asked = socket.socketpair()
         with asked:
@@ -158,9 +159,10 @@ class Judges:
                 cwd=ROOT,
                 env={
                     **judges_environment(),
+                    **memory,
                     VARIABLE: str(asked.fileno()),
                     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-                    "TMPDIR": str(folder),  # what a judge that is ended leaves goes, too
+                    "TMPDIR": str(warm.folder),  # what a judge that is ended leaves goes, too
                 },
                 pass_fds=[asked.fileno()],
                 start_new_session=True,

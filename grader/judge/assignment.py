@@ -10,6 +10,9 @@ from pydantic import BaseModel
 VARIABLE = "GRADER_ASSIGNMENTS"
 """The judge's end of a socket, as a number; no submission sees this environment."""
 
+MEMORY = "GRADER_MEMORY"
+"""A folder in memory, for many files that are soon gone, if there is one."""
+
 MAX_BYTES = 65536
 LANE_FDS = 2
 MAX_LANES = 16

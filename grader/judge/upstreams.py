@@ -34,7 +34,7 @@ def redis() -> Iterator[Redis]:
 @pytest.fixture(scope="session")
 def postgres_server(request: pytest.FixtureRequest) -> Iterator[Postgres]:
     template = request.config.stash.get(TEMPLATE, None)
-    with private_folder() as folder, Postgres(folder, template) as server:
+    with private_folder(much=bool(template)) as folder, Postgres(folder, template) as server:
         yield server
 
 

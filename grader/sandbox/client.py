@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from grader.catalogue import TRACKS
+from grader.sandbox.memory import give_back, memory_for
 from grader.sandbox.order import Line, Order
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -233,9 +234,12 @@ class WarmParent:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="grader-"))
         self.folder.chmod(0o711)  # a submission may be another user, who has to get to its files
         self.address = self.folder / "warm.sock"
+        self.memory: Path | None = None
+        """For many files that are soon gone, where there is plenty of it."""
         self._is_warm = False
 
     def __enter__(self) -> Self:
+        self.memory = memory_for(self.folder) if self._own else None
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(self.address))
             self.address.chmod(0o600)
@@ -289,6 +293,7 @@ class WarmParent:
         self.address.unlink(missing_ok=True)
         if self._own:
             shutil.rmtree(self.folder, ignore_errors=True)
+            give_back(self.folder)
 
 
 def open_run(address: Path, order: Order) -> Run:

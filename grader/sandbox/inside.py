@@ -85,7 +85,9 @@ def _clean_up(order: Order) -> None:
     os.umask(0o022)
     prefixes = (sys.prefix, sys.base_prefix)
     sys.path[:] = [str(course), *(path for path in sys.path if path.startswith(prefixes))]
-    sys.path_importer_cache.clear()
+    for path in list(sys.path_importer_cache):  # to drop all would copy the pages that hold them
+        if not path.startswith(prefixes):
+            del sys.path_importer_cache[path]
     sys.dont_write_bytecode = True
     sys.argv = ["uvicorn" if order.app else order.module, *order.arguments]
     sys.stdout = open(1, "w", encoding="utf-8", errors="replace", buffering=1)  # noqa: SIM115
@@ -100,9 +102,11 @@ def _serve(order: Order, listener: socket.socket | None, ready: int) -> int:
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            gc.enable()
             if self.started:
                 os.write(ready, b"ready")
 
+    gc.disable()  # a start makes much that stays, and would be looked through again and again
     config = uvicorn.Config(
         order.app, factory=order.factory, access_log=False, timeout_graceful_shutdown=5
     )

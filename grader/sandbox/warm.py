@@ -12,10 +12,12 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 from grader.sandbox import kernel
 from grader.sandbox.cgroups import remove_left_over_groups
 from grader.sandbox.keeper import Keeper, stop
+from grader.sandbox.memory import give_back
 from grader.sandbox.order import Line
 
 PRELOADED = (
@@ -27,11 +29,17 @@ PRELOADED = (
     "uvicorn.lifespan.on",
     "fastapi",
     "fastapi.openapi.utils",
+    "fastapi.staticfiles",
+    "fastapi_offline",
     "pydantic_settings",
     "dotenv",
     "aiohttp",
     "anyio._backends._asyncio",
     "starlette.middleware.cors",
+    "langchain_core.messages.block_translators.langchain_v0",
+    "langchain_core.tracers.context",
+    "langchain_core.tracers.run_collector",
+    "langchain_core.tracers.stdout",
     "langgraph.graph",
     "langgraph.checkpoint.memory",
     "langchain_openai",
@@ -44,6 +52,7 @@ PRELOADED_FOR = {
     "medium": (),
     "advanced": (
         "bcrypt",
+        "getpass",
         "jwt",
         "langgraph.checkpoint.postgres.aio",
         "opentelemetry.exporter.otlp.proto.http.trace_exporter",
@@ -52,6 +61,8 @@ PRELOADED_FOR = {
         "redis.asyncio",
         "sqlite3",
         "structlog",
+        "timeit",
+        "wsgiref.simple_server",
     ),
 }
 
@@ -82,6 +93,7 @@ def main() -> None:
             if not os.fork():
                 keep(connection, listener)
     end_keepers()
+    give_back(Path(sys.argv[2]))  # the grader does it, too, unless it was killed
 
 
 def end_keepers() -> None:

@@ -1,16 +1,15 @@
 """The playground: one page to talk to the agent, served by both apps, from files alone."""
 
-from collections.abc import Awaitable, Callable
 from html import escape
 from pathlib import Path
 from string import Template
 
-from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import FileResponse, HTMLResponse
 
 HERE = Path(__file__).parent / "page"
 PAGE = Template((HERE / "playground.html").read_text(encoding="utf-8"))
-FILES = sorted([*HERE.glob("*.js"), *HERE.glob("*.css")])
+FILES = {path.name: path for path in [*HERE.glob("*.js"), *HERE.glob("*.css")]}
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
@@ -39,16 +38,13 @@ def playground(api: str = "/api/v1", *, login: bool = False) -> APIRouter:
         )
         return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
 
-    for path in FILES:
-        router.add_api_route(f"/playground/{path.name}", sent(path))
+    @router.get("/playground/{name}")
+    async def file(name: str) -> FileResponse:
+        if name not in FILES:
+            raise HTTPException(404)
+        return FileResponse(FILES[name])
+
     return router
-
-
-def sent(path: Path) -> Callable[[], Awaitable[Response]]:
-    async def send() -> FileResponse:
-        return FileResponse(path)
-
-    return send
 
 
 router = playground()

@@ -25,7 +25,7 @@ from grader.sandbox.client import (
 from grader.sandbox.order import Forward, Limits, Order
 
 APP = """
-import json, os, socket, sys
+import gc, json, os, socket, sys
 from fastapi import FastAPI, Request
 
 app = FastAPI()
@@ -36,6 +36,7 @@ def root(request: Request):
         "uid": os.getuid(), "pid": os.getpid(), "cwd": os.getcwd(), "client": request.client.host,
         "environment": dict(os.environ), "modules": sorted(sys.modules),
         "interfaces": [name for _, name in socket.if_nameindex()], "path": sys.path,
+        "looked_at": list(sys.path_importer_cache), "collects": gc.isenabled(),
     }
 
 """
@@ -110,6 +111,11 @@ def test_a_submission_sees_its_own_world(warm: WarmParent, workspace: Path, tier
     assert set(seen["environment"]) == {"X", "HOME", "PATH", "LANG", "PORT", "REDIS_URL"}
     assert seen["client"] == "127.0.0.1"
     assert str(ROOT) not in seen["path"]
+    outside = [
+        path for path in seen["looked_at"] if not path.startswith((sys.prefix, sys.base_prefix))
+    ]
+    assert not [path for path in outside if path.startswith(str(ROOT))]
+    assert seen["collects"]
     assert "prometheus_client" not in seen["modules"], "it reads the environment on import"
 
 
@@ -260,6 +266,34 @@ def test_the_parent_is_warm_and_alone(warm: WarmParent) -> None:
     process = psutil.Process(warm.pid)
     assert process.num_threads() == 1
     assert set(process.environ()) == {"PYTHONPATH", "LANGGRAPH_STRICT_MSGPACK"}
+
+
+KILLED = """
+from pathlib import Path
+from grader.sandbox.client import WarmParent
+
+with WarmParent(tracks=()) as parent:
+    parent.wait_until_warm()
+    if parent.memory:
+        (parent.memory / "some").write_text("thing")
+    print(parent.pid, parent.memory or "", flush=True)
+    input()
+"""
+
+
+def test_a_grader_that_is_killed_keeps_no_memory() -> None:
+    """Its warm parent ends with it, and gives back what it had in memory."""
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as grader:
+        assert grader.stdout
+        pid, _, memory = grader.stdout.readline().decode().strip().partition(" ")
+        warm = psutil.Process(int(pid))
+        assert not memory or (Path(memory) / "some").exists()
+        grader.kill()
+    psutil.wait_procs([warm], timeout=20)
+    assert not warm.is_running()
+    assert not memory or not Path(memory).exists()
 
 
 @pytest.mark.usefixtures("isolated")

@@ -402,12 +402,12 @@ async def test_deleted_elsewhere(
         turn = asyncio.create_task(one.ask(f"{HANG} {word}", session))
         await asked(model, f"{HANG} {word}")
         [two] = await stack.enter_async_context(replicas(service, postgres, of=1, TURN_LEASE=1))
-        idle = await begin(two, word)
         assert rows_about(postgres, session, word), KEPT
         waiting, seen = [], (await info(two, session))["last_activity"]
         for replica in (one, two):
             waiting.append(asyncio.create_task(replica.ask(f"waits {word}", session)))
             seen = await in_line(two, session, seen)
+        idle = await begin(two, word)  # who does not wait in line is answered meanwhile
         for session_id in (session, idle):
             response = await two.delete(f"/api/v1/session/{session_id}")
             assert response.status_code == 200, "one's sessions can be deleted at every replica"

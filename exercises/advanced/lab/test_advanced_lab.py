@@ -269,6 +269,7 @@ async def test_reads_settings(world: World, model: OfflineModel, rng: random.Ran
         "ENABLE_METRICS": "false",
         "RATE_LIMIT_REQUESTS": 6,
         "MAX_MODEL_CALLS": 1,
+        "SECRETS_DIR": "{data}/nowhere",
         "cache_ttl": "nothing that makes sense",
     }
     async with world(**settings) as client:
@@ -334,9 +335,6 @@ async def test_reads_secrets(world: World, rng: random.Random) -> None:
         assert about["title"] == "from a variable", (
             "what is in a variable and in SECRETS_DIR should be taken from the variable"
         )
-    elsewhere = {"SECRETS_DIR": "{data}/nowhere", "SECRET_KEY": ""}
-    async with world(**elsewhere) as client:
-        await log_in(client)
     (folder / "API_TITLE").write_bytes(b"no text: \xff")
     await stop_the_start(world, [("SECRETS_DIR", {"SECRETS_DIR": "{data}/secrets"})])
 
@@ -372,8 +370,6 @@ async def test_refuses_settings(world: World, rng: random.Random) -> None:
 @check("refuses_settings")
 async def test_refuses_nonsense(world: World, rng: random.Random) -> None:
     """What makes no sense stops the start anywhere, in one sentence that names the setting."""
-    async with world() as client:
-        await log_in(client)
     nonsense: list[tuple[str, dict[str, object]]] = [
         ("SECRET_KEY", {"SECRET_KEY": world.key[: rng.randint(16, 31)]}),
         ("ALGORITHM", {"ALGORITHM": "none"}),
@@ -603,44 +599,47 @@ async def test_logs_in(world: World) -> None:
 
 
 @check("logs_in")
-async def test_guessing_is_limited(world: World) -> None:
-    """Five wrong passwords of a user, at once or not; right ones are not counted."""
-    async with world() as client:
-        for _ in range(7):
-            await log_in(client)
-        guesses = [try_login(client, "carol", f"guess-{number}") for number in range(20)]
-        statuses = sorted(response.status_code for response in await asyncio.gather(*guesses))
-        assert statuses == [401] * 5 + [429] * 15, (
-            "of many wrong passwords at once no more than five should be looked at"
-        )
-        locked = await try_login(client, "carol", PASSWORDS["carol"])
-        refused(locked, 429, "too_many_logins", "a login after five wrong passwords")
-        assert int(locked.headers.get("retry-after", "0")) >= 1, (
-            "a 429 should say in Retry-After when to come back"
-        )
-        await log_in(client, "dave")
-
-
-@check("logs_in")
-async def test_others_go_on_meanwhile(world: World) -> None:
-    """While a password is checked, which takes its time on purpose, others are answered."""
+async def test_passwords_take_time(world: World) -> None:
+    """Checking one keeps nobody else waiting, and five wrong ones of a user are looked at."""
     world.users["erin"] = {"hash": COSTLY, "since": 0}
     world.write_users()
     async with world() as client:
-        began = time.monotonic()
-        login = asyncio.create_task(try_login(client, "erin", "erins-own-password"))
-        longest, meanwhile = 0.0, 0
-        while not login.done():
-            asked = time.monotonic()
-            await client.get(LIVE)
-            longest = max(longest, time.monotonic() - asked)
-            meanwhile += not login.done()
-            await asyncio.sleep(0.01)  # the core is for bcrypt
-        took = time.monotonic() - began
-        assert (await login).status_code == 200, "a right password should be answered with a token"
-        waited = "checking a password should keep nobody else waiting"
-        assert meanwhile >= ENOUGH, waited
-        assert longest < took / 2, waited
+        await others_go_on_meanwhile(client)
+        await guessing_is_limited(client)
+
+
+async def others_go_on_meanwhile(client: Client) -> None:
+    began = time.monotonic()
+    login = asyncio.create_task(try_login(client, "erin", "erins-own-password"))
+    longest, meanwhile = 0.0, 0
+    while not login.done():
+        asked = time.monotonic()
+        await client.get(LIVE)
+        longest = max(longest, time.monotonic() - asked)
+        meanwhile += not login.done()
+        await asyncio.sleep(0.01)  # the core is for bcrypt
+    took = time.monotonic() - began
+    assert (await login).status_code == 200, "a right password should be answered with a token"
+    waited = "checking a password should keep nobody else waiting"
+    assert meanwhile >= ENOUGH, waited
+    assert longest < took / 2, waited
+
+
+async def guessing_is_limited(client: Client) -> None:
+    """At once or not; right ones are not counted."""
+    for _ in range(7):
+        await log_in(client)
+    guesses = [try_login(client, "carol", f"guess-{number}") for number in range(20)]
+    statuses = sorted(response.status_code for response in await asyncio.gather(*guesses))
+    assert statuses == [401] * 5 + [429] * 15, (
+        "of many wrong passwords at once no more than five should be looked at"
+    )
+    locked = await try_login(client, "carol", PASSWORDS["carol"])
+    refused(locked, 429, "too_many_logins", "a login after five wrong passwords")
+    assert int(locked.headers.get("retry-after", "0")) >= 1, (
+        "a 429 should say in Retry-After when to come back"
+    )
+    await log_in(client, "dave")
 
 
 @check("tokens_are_ours")
