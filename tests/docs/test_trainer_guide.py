@@ -220,12 +220,21 @@ def test_every_misconception_is_shown() -> None:
             assert NAMED.search(row[1]), wrong.id
 
 
-def test_anchors_of_misconceptions_hold() -> None:
-    """What an exercise points to in the guide is a heading there."""
-    anchors = read_page(GUIDE).anchors
+def test_a_class_report_leads_to_what_to_teach_again() -> None:
+    """Each misconception has a section here, and that shows a submission which has it."""
+    headings = {anchor_of(line): line for line in TEXT.splitlines() if line.startswith("#")}
+    assert headings.keys() >= read_page(GUIDE).anchors
     for known in all_exercises():
-        for wrong in known.misconceptions:
-            assert wrong.guide is None or wrong.guide.removeprefix("#") in anchors, wrong.id
+        wrongs = load_matrix(known).known_wrong.items()
+        for idea in known.misconceptions:
+            assert idea.guide in headings, f"{known.short}: {idea.id}"
+            shown = set(NAMED.findall(section(headings[idea.guide])))
+            mine = {(known.short, name) for name, case in wrongs if case.misconception == idea.id}
+            assert shown & mine, f"{known.short}: {idea.id} is not in {idea.guide}"
+
+
+def anchor_of(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lstrip("# ").lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize(
