@@ -175,6 +175,14 @@ def test_minutes_add_up(heading: str, lab: str, minutes: int) -> None:
             assert sum(line[1] for line in plan if line[2] == part.number) == part.minutes
 
 
+def test_plans_know_that_days_differ() -> None:
+    """Each says what to leave out when it is late, and the longer one has a break."""
+    longer = section("## A hundred and twenty minutes: the advanced lab")
+    for plan in (section("## Ninety minutes: the medium lab"), longer):
+        assert re.search(r"If you are\s+late at minute \d+", plan)
+    assert any(row[3].startswith("Break") for row in rows(longer) if len(row) == 5)
+
+
 def test_exercises_take_what_they_say() -> None:
     """Each walk-through names the minutes of its exercise, and all of its alternatives."""
     for known in all_exercises():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from grader.catalogue import ROOT, GradingError, all_exercises, find, load
+from scripts.markdown import read_page
 
 GOOD = (ROOT / "exercises/medium/ex02_rate_limit_per_session/exercise.toml").read_text()
 
@@ -79,6 +80,16 @@ def test_unknown_names_list_what_is_there(name: str) -> None:
     """Not found, and nothing near: the sentence lists the exercises."""
     with pytest.raises(GradingError, match="medium/ex02"):
         find(name)
+
+
+def test_every_link_leads_somewhere() -> None:
+    """What a report tells a student to read is there, and so is the place in it."""
+    for exercise in all_exercises():
+        for check in exercise.checks:
+            if check.link:
+                path, _, anchor = check.link.partition("#")
+                page = read_page(ROOT / path)
+                assert not anchor or anchor in page.anchors, f"{exercise.short}: {check.link}"
 
 
 def test_every_exercise_reads() -> None:
