@@ -62,8 +62,9 @@ def catch_up(name: str, number: str, root: Path = ROOT) -> str:
         target.write_text(text, encoding="utf-8")
     names = ", ".join(str(target.relative_to(lab.folder)) for target in fresh)
     copies, home = kept.relative_to(root), lab.folder.relative_to(root)
+    whose = "Now the course's" if part else "The starter's again"
     return (
-        f"{lab.short} is {where}. Now the course's: {names}."
+        f"{lab.short} is {where}. {whose}: {names}."
         f" What you had is in {copies}; to go back: cp -R {copies}/. {home}"
     )
 
