@@ -1,8 +1,10 @@
 """The exercises: what `exercise.toml` says, checked, and found again by a short name."""
 
+import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -21,6 +23,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 Track = Literal["medium", "advanced"]
 TRACKS = ("medium", "advanced")
+
+ENOUGH = 4
+"""Letters of a word that say something about an exercise's name."""
+
+ALIKE = 0.85
+"""A letter or two in a short name: `medium/ex22` is like `medium/ex02`, `medium/ex99` is not."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -131,7 +139,7 @@ class Misconception(Strict):
     """What to tell the student."""
 
     guide: str | None = None
-    """The trainer guide's section, as an anchor."""
+    """The trainer guide's section, as an anchor; the exercise's unless said."""
 
 
 class Exercise(Strict):
@@ -154,6 +162,9 @@ class Exercise(Strict):
 
     criterion: CriterionId | None = None
     """Of the checks that name none."""
+
+    guide: str | None = None
+    """Of the misconceptions that name none."""
 
     checks: tuple[Check, ...] = Field(min_length=1)
     hints: tuple[Text, ...] = Field(min_length=3)
@@ -205,12 +216,14 @@ class Exercise(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _hand_on_the_criterion(cls, written: dict[str, Any]) -> dict[str, Any]:
-        of_all, checks = written.get("criterion"), written.get("checks")
-        if not of_all or not isinstance(checks, list):
-            return written
-        named = [{**c, "criterion": c.get("criterion") or of_all} for c in checks]
-        return {**written, "checks": named}
+    def _hand_on(cls, written: dict[str, Any]) -> dict[str, Any]:
+        """What is said once for the exercise holds for each that says nothing else."""
+        handed = dict(written)
+        for what, to in (("criterion", "checks"), ("guide", "misconceptions")):
+            of_all, each = written.get(what), written.get(to)
+            if of_all and isinstance(each, list):
+                handed[to] = [{**one, what: one.get(what) or of_all} for one in each]
+        return handed
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -307,18 +320,65 @@ def private_suites(folder: Path, root: Path = ROOT) -> list[Exercise]:
 
 
 def find(name: str, root: Path = ROOT) -> Exercise:
-    """The exercise whose id begins with `name`, such as medium/ex02. Raises GradingError."""
-    if not name:
+    """What people call medium/ex02, or by a path into it, in any case. Raises GradingError."""
+    if not name.strip():
         raise GradingError("Name the exercise, such as EX=medium/ex02; make progress lists them.")
-    wanted = name.strip("/").removeprefix("exercises/")
-    folders = sorted(path.parent for path in (root / "exercises").glob("*/*/exercise.toml"))
-    ids = {f"{folder.parent.name}/{folder.name}": folder for folder in folders}
-    matches = [id_ for id_ in ids if wanted and id_.startswith(wanted)]
-    if wanted in ids:
-        matches = [wanted]
+    folders = {
+        f"{path.parent.parent.name}/{path.parent.name}": path.parent
+        for path in (root / "exercises").glob("*/*/exercise.toml")
+    }
+    ids = sorted(folders, key=_in_order)
+    track, wanted = _called(name)
+    here = [id_ for id_ in ids if track in ("", id_.partition("/")[0])]
+    matches = [id_ for id_ in here if wanted in (_home(id_), _home(id_).partition("_")[0])]
+    matches = matches or [id_ for id_ in here if _home(id_).startswith(wanted)]
     if len(matches) == 1:
-        return load(ids[matches[0]], root)
+        return load(folders[matches[0]], root)
     if matches:
-        raise GradingError(f"EX={name} could be {' or '.join(matches)}; type more of it.")
-    there = ", ".join(sorted({id_.partition("_")[0] for id_ in ids})) or "none"
-    raise GradingError(f"There is no exercise EX={name}; there are: {there}.")
+        raise GradingError(f"EX={name} could be {_listed(matches)}; type more of it.")
+    if near := _near(track, wanted, ids):
+        raise GradingError(f"There is no exercise EX={name}. Did you mean {_listed(near)}?")
+    raise GradingError(f"There is no exercise EX={name}; there are: {_listed(ids, ', ')}.")
+
+
+def _called(name: str) -> tuple[str, str]:
+    """The track and the exercise's folder, as far as they are named: ex2 is ex02."""
+    parts = [part for part in re.split(r"[/\\]", name.strip().lower()) if part not in ("", ".")]
+    tracks = [at for at, part in enumerate(parts) if part in TRACKS]
+    if tracks:
+        parts = parts[tracks[-1] :]
+    elif len(parts) == 1:
+        parts = ["", *parts]
+    track, folder, *_ = [*parts, "", ""]
+    return track, re.sub(r"^ex(\d)(?!\d)", r"ex0\1", folder)
+
+
+def _in_order(id_: str) -> tuple[bool, bool, str]:
+    return not id_.startswith(TRACKS[0]), _home(id_) != "lab", id_
+
+
+def _home(id_: str) -> str:
+    return id_.partition("/")[2]
+
+
+def _near(track: str, wanted: str, ids: Sequence[str]) -> list[str]:
+    """Those that have the word in their name, or else those that differ by a letter or two."""
+    named = [id_ for id_ in ids if track in ("", id_.partition("/")[0]) and wanted in id_]
+    if named and len(wanted) >= ENOUGH:
+        return named
+    typed = "/".join(filter(None, (track, wanted)))
+    alike = {id_: max(_likeness(typed, id_), _likeness(typed, _short(id_))) for id_ in ids}
+    return [id_ for id_ in ids if alike[id_] == max(*alike.values(), ALIKE)]
+
+
+def _likeness(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other).ratio()
+
+
+def _short(id_: str) -> str:
+    return id_.partition("_")[0]
+
+
+def _listed(ids: Iterable[str], between: str = " or ") -> str:
+    """As people type them."""
+    return between.join(map(_short, ids)) or "none"

@@ -16,7 +16,7 @@ from grader.catalogue import Exercise, GradingError, all_exercises, find
 from grader.classroom import OUT, Order, grade_class
 from grader.gradescope import make_autograder
 from grader.kit import make_kit
-from grader.render import NAMES, WIDTH, render
+from grader.render import NAMES, WIDTH, render, render_first
 from grader.report import Report, Result, Verdict
 from grader.runner import Grader, opened
 from grader.sandbox.client import TIERS, SandboxProblem
@@ -28,6 +28,8 @@ LANES = 4
 """Judges at once for a single submission."""
 
 FILE_NAME = re.compile(r"[\w@][\w.@-]{0,99}")
+ARCHIVE = "submission"
+FULL = 100
 NOT_KEPT = "This checkout cannot be written to, so nothing is remembered."
 
 
@@ -81,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     command("mutants", _mutants, "break the solutions, and count what the suites notice", "*")
     command("bench", _bench, "measure how many submissions a minute")
     submit = command("submit", _submit, "pack the files that you may change, to hand them in", "*")
-    submit.add_argument("--name", default="submission", help="yours; the archive is called so")
+    submit.add_argument("--name", help=f"yours, for the archive (default: {ARCHIVE})")
     submit.add_argument("--out", type=Path, default=Path(), help="the folder it goes to")
     scope = command("gradescope", _gradescope, "make a Gradescope autograder", "*")
     scope.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
@@ -174,6 +176,10 @@ def _remember(report: Report) -> None:
 
 def _hint(options: argparse.Namespace) -> int:
     exercise, state = find(options.exercise), State()
+    if state.of(exercise.id).earned == FULL:
+        print(f"{exercise.short} had all of its {FULL} points when you last graded it, and no hint")
+        print(f"tells more. make grade EX={exercise.short} looks at it again.")
+        return 0
     number = min(state.of(exercise.id).hints + 1, len(exercise.hints))
     state.update(exercise.id, hints=number)
     print(f"{exercise.short}, hint {number} of {len(exercise.hints)}")
@@ -194,14 +200,16 @@ def _watch(options: argparse.Namespace) -> int:
         failing: str | None = None
         for _ in watch.saves(exercise):
             print(f"\n--- {time.strftime('%H:%M:%S')}", flush=True)
-            report = watch.grade_again(grader, exercise, failing, _tell_result)
+            lines = watch.Lines(_tell_result)
+            report = watch.grade_again(grader, exercise, failing, lines.hear)
+            lines.end()
             failing = _first_failing(report)
-            print(render(report, only_first=True), end="", flush=True)
+            print(f"\n{render_first(report)}", end="", flush=True)
     return 0
 
 
 def _tell_result(result: Result) -> None:
-    print(f"  {NAMES[result.verdict]:<14}{result.check}", flush=True)
+    print(f"  {NAMES[result.verdict]:<14} {result.check}", flush=True)
 
 
 def _first_failing(report: Report) -> str | None:
@@ -223,12 +231,14 @@ def _progress(options: argparse.Namespace) -> int:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    if not FILE_NAME.fullmatch(options.name):
+    if options.name and not FILE_NAME.fullmatch(options.name):
         raise GradingError("NAME= is letters, digits and any of . _ - and @, for a file's name.")
     exercises = [find(name) for name in options.exercise] or all_exercises()
-    out = options.out / f"{options.name}.zip"
+    out = options.out / f"{options.name or ARCHIVE}.zip"
     for line in make_archive(out, exercises, State()):
         print(line)
+    if not options.name:
+        print(f"It is called {ARCHIVE}, since nobody said NAME=, as in: make submit NAME=alice")
     print(f"{out} is what you hand in.")
     return 0
 

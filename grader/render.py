@@ -11,6 +11,7 @@ from grader.sandbox.client import TIERS
 WIDTH = 80
 MAX_LINES = 12
 SHOWN_EXCHANGES = 2
+COMPLETE = "Everything holds. Well done."
 AFTER_A_CRASH = "It ended by itself. Mend that first: the last lines that it printed say why."
 NAMES = {
     Verdict.PASSED: "passed",
@@ -33,14 +34,31 @@ def _is_harmless(char: str) -> bool:
     return char == "\n" or unicodedata.category(char) not in hidden
 
 
-def render(report: Report, *, only_first: bool = False) -> str:
-    """The whole report, or what matters while somebody works: the first thing to mend."""
-    lines = [*_head(report), *_summary(report), ""]
-    told = [check for check in report.checks if check.result and not _holds(check)]
-    groups = _by_cause(told)
-    for alike in groups[:1] if only_first else groups:
+def render(report: Report) -> str:
+    """The whole report."""
+    lines = [*_head(report), *_points(report), *_notes(report), *_summary(report), ""]
+    for alike in _by_cause(_told(report)):
         lines += [*_explain(report, alike[0]), *_also(alike), ""]
     return "\n".join([*lines, *_foot(report)]) + "\n"
+
+
+def render_first(report: Report) -> str:
+    """What matters while somebody works: the first thing to mend. The rest was not asked."""
+    lines = [*_head(report), *([] if _told(report) else _points(report)), *_notes(report)]
+    for alike in _by_cause(_told(report))[:1]:
+        lines += [*_explain(report, alike[0]), ""]
+        lines += _wrapped(
+            "Checks after this one were not asked, and no points were counted:"
+            f" make grade EX={report.exercise.short} does. Stuck? make hint"
+            f" EX={report.exercise.short}"
+        )
+    if report.complete:
+        lines.append(COMPLETE)
+    return "\n".join(lines) + "\n"
+
+
+def _told(report: Report) -> list[CheckReport]:
+    return [check for check in report.checks if check.result and not _holds(check)]
 
 
 def _holds(check: CheckReport) -> bool:
@@ -71,9 +89,14 @@ def _also(alike: list[CheckReport]) -> Iterator[str]:
 
 
 def _head(report: Report) -> Iterator[str]:
-    exercise = report.exercise
-    yield f"{exercise.short}  {exercise.title}"
+    yield f"{report.exercise.short}  {report.exercise.title}"
+
+
+def _points(report: Report) -> Iterator[str]:
     yield f"{report.earned} of 100 points"
+
+
+def _notes(report: Report) -> Iterator[str]:
     yield ""
     for note in report.notes:
         yield from _wrapped(f"Note: {printable(note)}.")
@@ -120,11 +143,11 @@ def _foot(report: Report) -> Iterator[str]:
         yield from _part("But", known.tell)
         yield ""
     if report.complete:
-        yield "Everything holds. Well done."
+        yield COMPLETE
     elif not report.undecided:
         yield f"Stuck? make hint EX={report.exercise.short}"
     if report.open_book is not None:
-        yield f"Open book: {report.open_book}% of the lines are also in the course's own files."
+        yield f"Open book: {report.open_book}% of your lines are also in the course's own files."
     yield from _wrapped(f"{_walls(report)}Seed {report.seed}. {report.seconds:.1f} s.")
 
 

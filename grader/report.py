@@ -70,7 +70,7 @@ class Report:
     """What else has to be said, such as a file that is missing."""
     seconds: float = 0.0
     open_book: int | None = None
-    """Of a lab: how many of a hundred lines are also in the course's own files."""
+    """Of a lab: how many of a hundred lines of one's own are also in the course's own files."""
     partial: bool = False
     """Stopped before every check had its turn."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from grader.catalogue import Exercise, GradingError
 from grader.manifest import MANIFEST, Manifest, Packed, exercise_version, sha256
+from grader.starters import is_untouched
 from grader.state import State
 from grader.workspace import take_in
 
@@ -32,7 +33,11 @@ def make_archive(out: Path, exercises: Sequence[Exercise], state: State) -> list
             hints=tried.hints,
             files={path: sha256(data) for path, data in intake.files.items()},
         )
-        told.append(f"{exercise.short}: {', '.join(intake.files)}; {tried.hints} hints taken")
+        names = ", ".join(intake.files)
+        if is_untouched(exercise, intake.files):
+            told.append(f"{exercise.short}: {names}: still the starter, which earns nothing")
+        else:
+            told.append(f"{exercise.short}: {names}; {tried.hints} hints taken")
     if not files:
         raise GradingError("There is nothing to hand in here.")
     manifest = Manifest(exercises=packed).model_dump_json(indent=1)

@@ -31,6 +31,26 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return about.st_mtime_ns, about.st_size, about.st_ino
 
 
+class Lines:
+    """Of a check that has several tests, one line: when it has failed, or when all have passed."""
+
+    def __init__(self, tell: Callable[[Result], None]) -> None:
+        self._tell = tell
+        self._told: set[str] = set()
+        self._last: Result | None = None
+
+    def hear(self, result: Result) -> None:
+        if self._last and self._last.check != result.check:
+            self.end()
+        self._last = result
+
+    def end(self) -> None:
+        """One that was asked for alone before all are asked is told once."""
+        if self._last and self._last.check not in self._told:
+            self._told.add(self._last.check)
+            self._tell(self._last)
+
+
 def grade_again(
     grader: Grader, exercise: Exercise, failing: str | None, tell: Callable[[Result], None]
 ) -> Report:

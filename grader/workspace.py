@@ -5,11 +5,12 @@ import os
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from grader.catalogue import Exercise, File, GradingError
+from grader.starters import starter
 
 MAX_FILE = 256 * 1024
 FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a named pipe would block
@@ -157,15 +158,23 @@ def solution_files(exercise: Exercise) -> dict[str, bytes]:
 
 
 def open_book(exercise: Exercise, files: dict[str, bytes]) -> int | None:
-    """How many of a hundred lines are also in the course's own files; None if there are none."""
+    """How many of a hundred lines of the student's own are also in the course's own files.
+
+    What the starter gives is nobody's. None if nothing is written yet, or there are no such files.
+    """
     with_reference = [file for file in exercise.files if file.reference and file.path in files]
-    written = sum((_lines(files[file.path]) for file in with_reference), Counter())
     try:
         course = [(exercise.root / str(file.reference)).read_bytes() for file in with_reference]
     except OSError:
         return None
-    same = written & sum(map(_lines, course), Counter())
+    given = _all_lines(starter(exercise).values())
+    written = _all_lines(files[file.path] for file in with_reference) - given
+    same = written & (_all_lines(course) - given)
     return 100 * same.total() // written.total() if written else None
+
+
+def _all_lines(sources: Iterable[bytes]) -> Counter[bytes]:
+    return sum(map(_lines, sources), Counter())
 
 
 def _lines(source: bytes) -> Counter[bytes]:

@@ -1,8 +1,8 @@
 """`make checkpoint N=3`: catch up in a lab, with the course's own answer to its first parts.
 
 A lab's `exercise.toml` says with which part each file begins, and its README which TODOs a part
-has. Files of the parts up to N become the course's own, in which later TODOs that nobody has begun
-stay as they are. What was there before is kept in `kept/`.
+has. Whatever belongs to the parts up to N becomes the course's own, the rest is the starter again;
+N=0 is the whole starter. What was there before is kept in `kept/`.
 """
 
 import ast
@@ -14,12 +14,14 @@ from itertools import count
 from pathlib import Path
 
 from grader.catalogue import ROOT, Exercise, GradingError, find
+from grader.starters import starter
 
 PART = re.compile(
     r"^### (\d+)\. (.+) \(TODO (\d+)(?:(?: to | and )(\d+))?, (\d+) minutes\)$", re.MULTILINE
 )
 TODO = re.compile(r"\bTODO (\d+)\b")
 KEPT = "kept"
+START = "0"
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -46,30 +48,45 @@ def parts_of(lab: Exercise) -> list[Part]:
 def catch_up(name: str, number: str, root: Path = ROOT) -> str:
     """Write the files, keep the old ones, and say so in one line. Raises NoCheckpoint."""
     lab, part = _chosen(name, number, root)
+    where = f"at the end of part {part.number} ({part.title})" if part else "as it was given to you"
     fresh = {}
-    for file in lab.files:
-        if file.reference and file.step is not None and file.step <= part.number:
-            path = lab.folder / file.path
-            now = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-            answer = (root / file.reference).read_text(encoding="utf-8")
-            if path.suffix == ".py":
-                answer = "".join(_with_what_is_left(answer, now, part.last_todo))
-            if answer != now:
-                fresh[path] = answer
+    for path, text in _files(lab, part, root).items():
+        target = lab.folder / path
+        if not target.exists() or target.read_bytes() != text.encode():
+            fresh[target] = text
     if not fresh:
-        return f"{lab.short} has all of part {part.number} already; nothing was changed."
+        return f"{lab.short} is {where} already; nothing was changed."
     kept = _keep(fresh, lab, root)
-    for path, answer in fresh.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(answer, encoding="utf-8")
-    names = ", ".join(str(path.relative_to(lab.folder)) for path in fresh)
+    for target, text in fresh.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    names = ", ".join(str(target.relative_to(lab.folder)) for target in fresh)
+    copies, home = kept.relative_to(root), lab.folder.relative_to(root)
+    whose = "Now the course's" if part else "The starter's again"
     return (
-        f"{lab.short} is at the end of part {part.number} ({part.title})."
-        f" Now the course's: {names}. What you had: {kept.relative_to(root)}."
+        f"{lab.short} is {where}. {whose}: {names}."
+        f" What you had is in {copies}; to go back: cp -R {copies}/. {home}"
     )
 
 
-def _chosen(name: str, number: str, root: Path) -> tuple[Exercise, Part]:
+def _files(lab: Exercise, part: Part | None, root: Path) -> dict[str, str]:
+    """What a student who follows the README has at the end of `part`, or before the first."""
+    given = {path: data.decode() for path, data in starter(lab).items()}
+    if part is None:
+        return given
+    files = {}
+    for file in lab.files:
+        files[file.path] = given[file.path]
+        if file.reference and file.step is not None and file.step <= part.number:
+            answer = (root / file.reference).read_text(encoding="utf-8")
+            if file.path.endswith(".py"):
+                answer = "".join(_with_what_is_left(answer, given[file.path], part.last_todo))
+            files[file.path] = answer
+    return files
+
+
+def _chosen(name: str, number: str, root: Path) -> tuple[Exercise, Part | None]:
+    """The lab, and its part; none is before the first."""
     try:
         lab = find(name, root)
     except GradingError as exc:
@@ -77,11 +94,11 @@ def _chosen(name: str, number: str, root: Path) -> tuple[Exercise, Part]:
     if not any(file.step for file in lab.files):
         raise NoCheckpoint(f"{lab.short} has no checkpoints; labs have, such as EX=medium/lab.")
     parts = {str(part.number): part for part in parts_of(lab)}
-    if number not in parts:
+    if number != START and number not in parts:
         there = ", ".join(f"{part.number} ({part.title})" for part in parts.values())
         wrong = f"N={number} is no part of {lab.short}" if number else "Say which part, as in N=3"
-        raise NoCheckpoint(f"{wrong}; there are: {there}.")
-    return lab, parts[number]
+        raise NoCheckpoint(f"{wrong}; there are: {START} (the starter), {there}.")
+    return lab, parts.get(number)
 
 
 def _keep(paths: Mapping[Path, str], lab: Exercise, root: Path) -> Path:
@@ -100,23 +117,19 @@ def _keep(paths: Mapping[Path, str], lab: Exercise, root: Path) -> Path:
     return folder
 
 
-def _with_what_is_left(answer: str, now: str, last_todo: int) -> Iterator[str]:
-    """The answer's text, but as it is now those functions whose TODOs are all of later parts."""
-    try:
-        left = {
-            name: text
-            for name, text in _functions(now).items()
-            if (todos := [int(number) for number in TODO.findall(text[2])])
-            and min(todos) > last_todo
-        }
-    except (SyntaxError, ValueError):
-        left = {}  # it is kept, but nothing can be taken from it
+def _with_what_is_left(answer: str, given: str, last_todo: int) -> Iterator[str]:
+    """The answer's text, but as it is given those functions whose TODOs are all of later parts."""
+    left = {
+        name: text
+        for name, (_, _, text) in _functions(given).items()
+        if (todos := [int(number) for number in TODO.findall(text)]) and min(todos) > last_todo
+    }
     lines = answer.splitlines(keepends=True)
     position = 0
     for name, (first, last, _) in _functions(answer).items():
         if name in left:
             yield from lines[position:first]
-            yield left[name][2]
+            yield left[name]
             position = last
     yield from lines[position:]
 

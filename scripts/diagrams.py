@@ -16,6 +16,7 @@ from advanced.app.main import create_app as create_advanced
 from advanced.app.routes import agent as advanced_agent
 from medium.app.main import create_app as create_medium
 from medium.app.routes import agent as medium_agent
+from shared.agent_service import AgentService
 from shared.graph import Graph, build_graph
 from shared.memory import LatestCheckpoints
 from shared.tools import calculate, search_handbook
@@ -58,29 +59,26 @@ def request_path(track: str) -> str:
     app = the_app(track)
     before = [_name(middleware.cls) for middleware in app.user_middleware]
     lines = ["flowchart TD", f"  client([client]) --> {' --> '.join(before)}"]
-    table = ["| request | needs | asks |", "|---|---|---|"]
-    asked = []
+    table = ["| request | needs | asks | and that uses |", "|---|---|---|---|"]
     for route in AGENT_ROUTES[track].routes:
         if not isinstance(route, APIRoute):
             continue
         url = f"{next(iter(route.methods or ()))} {_prefixed(app, route)}"
         needed = [*_own_class(route), *_needed(route.dependant)]
         method = _asked_of_the_service(route)
-        asked.append(f'    {method}["AgentService.{method}"]')
+        used = _used_by(method)
         lines.append(
             f'  {before[-1]} --> {route.name}_route["{url}"] -->'
-            f' {route.name}_needs["{", ".join(needed)}"] --> {method}'
+            f' {route.name}_needs["{", ".join(needed)}"] --> {method}["AgentService.{method}"]'
+            f" --> {' & '.join(f'{part}_[{part}]' for part in used)}"
         )
-        table.append(f"| `{url}` | {', '.join(needed)} | `AgentService.{method}` |")
-    lines += [
-        "  subgraph service",
-        *asked,
-        "  end",
-        "  service --> turns --> graph_[graph] --> llm",
-    ]
+        table.append(
+            f"| `{url}` | {', '.join(needed)} | `AgentService.{method}` | {', '.join(used)} |"
+        )
+    lines.append("  turns_ --> graph_ --> llm_[model]")
     words = (
         f"*In words:* every request passes, in this order, {', '.join(before)}. Then it depends on"
-        " its address; what the service is asked goes on to the turns, the graph and the model:"
+        " its address. A turn runs the graph, and the graph asks the model:"
     )
     return "\n".join(["```mermaid", *lines, "```", "", words, "", *table])
 
@@ -121,6 +119,19 @@ def _asked_of_the_service(route: APIRoute) -> str:
             ):
                 return node.func.attr
     raise LookupError(f"{route.name} asks no service")
+
+
+def _used_by(method: str) -> list[str]:
+    """Which of the service's parts this method of it speaks to."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(getattr(AgentService, method))))
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+    return [part for part in ("turns", "graph", "sessions") if part in used]
 
 
 def _dependencies_of(dependant: Dependant) -> Iterator[Callable[..., Any]]:

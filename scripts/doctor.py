@@ -305,7 +305,8 @@ def venv(root: Path) -> Finding:
             f"was changed by hand: {', '.join(strays[:5])}{', ...' if len(strays) > 5 else ''}",
             "make clean, and the next make makes it anew",
         )
-    return ok(".venv", f"holds requirements/{names[0]}.txt")
+    rest = "; any target but make medium installs the rest, once" if "all" not in names else ""
+    return ok(".venv", f"holds requirements/{names[0]}.txt{rest}")
 
 
 def lock_text(root: Path, name: str) -> str:

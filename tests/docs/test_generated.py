@@ -26,6 +26,15 @@ def test_guides_draw_the_graph_and_the_way(track: str) -> None:
         assert node in text
 
 
+@pytest.mark.parametrize("track", ["medium", "advanced"])
+def test_a_way_ends_where_the_service_goes(track: str) -> None:
+    """A list asks the store alone; only a turn gets to the model."""
+    _, text = PAGES[f"{track}/README.md"]
+    for method, used in (("list_sessions", "sessions"), ("process_query", "turns")):
+        assert f'--> {method}["AgentService.{method}"] --> {used}_[{used}]\n' in text
+        assert f"`AgentService.{method}` | {used} |\n" in text
+
+
 def test_every_drawing_has_its_words() -> None:
     """Who cannot see a drawing finds the same in a sentence or a table below it."""
     for path in pages_of(ROOT):

@@ -175,6 +175,14 @@ def test_minutes_add_up(heading: str, lab: str, minutes: int) -> None:
             assert sum(line[1] for line in plan if line[2] == part.number) == part.minutes
 
 
+def test_plans_know_that_days_differ() -> None:
+    """Each says what to leave out when it is late, and the longer one has a break."""
+    longer = section("## A hundred and twenty minutes: the advanced lab")
+    for plan in (section("## Ninety minutes: the medium lab"), longer):
+        assert re.search(r"If you are\s+late at minute \d+", plan)
+    assert any(row[3].startswith("Break") for row in rows(longer) if len(row) == 5)
+
+
 def test_exercises_take_what_they_say() -> None:
     """Each walk-through names the minutes of its exercise, and all of its alternatives."""
     for known in all_exercises():
@@ -220,12 +228,21 @@ def test_every_misconception_is_shown() -> None:
             assert NAMED.search(row[1]), wrong.id
 
 
-def test_anchors_of_misconceptions_hold() -> None:
-    """What an exercise points to in the guide is a heading there."""
-    anchors = read_page(GUIDE).anchors
+def test_a_class_report_leads_to_what_to_teach_again() -> None:
+    """Each misconception has a section here, and that shows a submission which has it."""
+    headings = {anchor_of(line): line for line in TEXT.splitlines() if line.startswith("#")}
+    assert headings.keys() >= read_page(GUIDE).anchors
     for known in all_exercises():
-        for wrong in known.misconceptions:
-            assert wrong.guide is None or wrong.guide.removeprefix("#") in anchors, wrong.id
+        wrongs = load_matrix(known).known_wrong.items()
+        for idea in known.misconceptions:
+            assert idea.guide in headings, f"{known.short}: {idea.id}"
+            shown = set(NAMED.findall(section(headings[idea.guide])))
+            mine = {(known.short, name) for name, case in wrongs if case.misconception == idea.id}
+            assert shown & mine, f"{known.short}: {idea.id} is not in {idea.guide}"
+
+
+def anchor_of(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lstrip("# ").lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """`make checkpoint` brings a lab up to a part, loses nothing, and refuses what it does not know."""
 
 import shutil
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from grader.catalogue import ROOT, Exercise, all_exercises
+from grader.starters import starter
 from scripts.checkpoint import TODO, NoCheckpoint, catch_up, parts_of
 
 LABS = [exercise for exercise in all_exercises() if any(file.step for file in exercise.files)]
@@ -17,6 +19,8 @@ def root(tmp_path: Path) -> Path:
     """The course's labs as a student gets them, and the files that solve them."""
     for lab in LABS:
         shutil.copytree(lab.folder, tmp_path / lab.home)
+        for path, data in starter(lab).items():
+            (tmp_path / lab.home / path).write_bytes(data)
         for file in lab.files:
             assert file.reference
             target = tmp_path / file.reference
@@ -83,6 +87,43 @@ def test_nothing_is_lost(root: Path) -> None:
     assert (root / "kept/medium/lab/1/main.py").read_text() == "first = 1\n"
 
 
+def test_one_command_goes_back(root: Path) -> None:
+    """The line that says what was kept ends with what to type, and that gives it all back."""
+    lab = next(lab for lab in LABS if lab.short == "medium/lab")
+    for path in ("main.py", "routes/agent.py"):
+        (root / lab.home / path).write_text(f"# mine, {path}\n")
+    before = text_of(root, lab)
+    command = catch_up("medium/lab", "5", root).partition("to go back: ")[2]
+    assert text_of(root, lab) != before
+    subprocess.run(command.split(), cwd=root, check=True)
+    assert text_of(root, lab) == before
+
+
+@pytest.mark.parametrize("lab", LABS, ids=lambda lab: str(lab.id))
+def test_what_a_student_had_makes_no_difference(root: Path, lab: Exercise) -> None:
+    """A checkpoint is the same for whoever has begun later parts, finished all, or written rot."""
+    for part in parts_of(lab):
+        catch_up(lab.id, "0", root)
+        catch_up(lab.id, str(part.number), root)
+        fresh = text_of(root, lab)
+        catch_up(lab.id, str(len(parts_of(lab))), root)
+        catch_up(lab.id, str(part.number), root)
+        assert text_of(root, lab) == fresh
+        for file in lab.files:
+            (root / lab.home / file.path).write_text("this does not ( parse\n")
+        catch_up(lab.id, str(part.number), root)
+        assert text_of(root, lab) == fresh
+
+
+@pytest.mark.parametrize("lab", LABS, ids=lambda lab: str(lab.id))
+def test_nought_is_the_starter(root: Path, lab: Exercise) -> None:
+    """N=0 gives back every byte of it, also of a file that was deleted."""
+    catch_up(lab.id, "7", root)
+    (root / lab.home / lab.files[0].path).unlink()
+    assert "as it was given to you" in catch_up(lab.id, "0", root)
+    assert {path: text.encode() for path, text in text_of(root, lab).items()} == starter(lab)
+
+
 def test_second_time_changes_nothing(root: Path) -> None:
     """Where the student is already, nothing is copied."""
     catch_up("medium/lab", "4", root)
@@ -90,10 +131,10 @@ def test_second_time_changes_nothing(root: Path) -> None:
     assert [folder.name for folder in (root / "kept/medium/lab").iterdir()] == ["1"]
 
 
-@pytest.mark.parametrize("number", ["0", "8", "", "x", "-1"])
+@pytest.mark.parametrize("number", ["8", "", "x", "-1"])
 def test_unknown_part_is_one_sentence(root: Path, number: str) -> None:
     """It says which parts there are, and touches nothing."""
-    with pytest.raises(NoCheckpoint, match=r"there are: 1 \(.+\), .*7 \(Document\)\.$"):
+    with pytest.raises(NoCheckpoint, match=r"there are: 0 \(.+\), 1 \(.+\), .*7 \(Document\)\.$"):
         catch_up("medium/lab", number, root)
     assert not (root / "kept").exists()
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,24 @@ def make(folder: Path, *words: str, **settings: str) -> str:
 
 
 def test_make_alone_lists_every_target(folder: Path) -> None:
-    """Each target has its line, in 80 columns and without colour."""
-    lines = make(folder).splitlines()
-    assert {line.split()[0] for line in lines[1:]} == makefile_targets(ROOT)
-    assert all(len(line.split()) > 2 and len(line) <= 80 for line in lines)
+    """Each target has its line, below whom it is for, in 80 columns and without colour."""
+    first, *lines = make(folder).splitlines()
+    assert first == "usage: make TARGET"
+    listed: dict[str, str] = {}
+    for before, line in pairwise(["", *lines]):
+        if line.endswith(":"):
+            assert before == ""
+            heading = line
+        elif line:
+            target, what = line.split(None, 1)
+            assert line.startswith("  ")
+            assert what.strip()
+            listed[target] = heading
+    assert listed.keys() == makefile_targets(ROOT)
+    assert len(set(listed.values())) == 4
+    whose = {target: listed[target] for target in ("medium", "hint", "kit", "verify")}
+    assert list(whose.values()) == list(dict.fromkeys(listed.values()))
+    assert all(len(line) <= 80 for line in lines)
     assert "\x1b" not in "".join(lines)
 
 

@@ -14,9 +14,12 @@ import psutil
 import pytest
 
 from grader.catalogue import ROOT, find
-from grader.render import printable, render
+from grader.cli import main
+from grader.render import printable, render, render_first
 from grader.report import Result, Verdict, judge_checks
 from grader.runner import Grader
+from grader.state import State
+from grader.watch import Lines
 from grader.workspace import Intake, solution_files, take_in
 
 EXERCISE = find("medium/ex02")
@@ -63,6 +66,61 @@ def test_a_crash_is_explained_once(grader: Grader) -> None:
     assert "The same crash stops: " in told
     assert "Mend that first" in told
     assert f'File "{EXERCISE.home}/rate_limit.py", line {wrong.count(chr(10).encode())}' in told
+
+
+def test_what_was_not_asked_is_not_told(grader: Grader) -> None:
+    """While somebody works: the first thing to mend, and no verdict or points for the rest."""
+    files = solution_files(EXERCISE)
+    wrong = files["rate_limit.py"].replace(b"turns.popleft()", b"turns.clear()")
+    lines: list[Result] = []
+    heard = Lines(lines.append)
+    report = grader.grade(
+        EXERCISE,
+        Intake({"rate_limit.py": wrong}),
+        seed=1,
+        first_failure_only=True,
+        tell=heard.hear,
+    )
+    heard.end()
+    text = render_first(report)
+    assert text.count("Promised:") == 1
+    assert "could not tell" not in text
+    assert "of 100 points" not in text
+    asked = [result.check for result in lines]
+    assert len(set(asked)) == len(asked)
+    assert [r.check for r in lines if r.verdict is not Verdict.PASSED] == asked[-1:]
+    assert f"FAILED: {asked[-1]}" in text
+
+
+def test_a_check_is_one_line() -> None:
+    """However many tests it has, also when it is asked for alone first and then with the others."""
+    told: list[str] = []
+    lines = Lines(lambda result: told.append(f"{result.check} {result.verdict}"))
+    for check, verdict in [
+        ("b", Verdict.PASSED),
+        ("a", Verdict.PASSED),
+        ("a", Verdict.PASSED),
+        ("b", Verdict.PASSED),
+        ("c", Verdict.PASSED),
+        ("c", Verdict.FAILED),
+    ]:
+        lines.hear(Result(check, "t", verdict))
+    lines.end()
+    assert told == ["b passed", "a passed", "c failed"]
+
+
+def test_no_hint_for_what_is_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After 100 points `make hint` says so and counts none; after fewer it gives the next one."""
+    monkeypatch.setattr("grader.cli.State", lambda: State(tmp_path))
+    State(tmp_path).update(EXERCISE.id, earned=100)
+    assert main(["hint", "medium/ex02"]) == 0
+    assert "had all of its 100 points" in capsys.readouterr().out
+    assert State(tmp_path).of(EXERCISE.id).hints == 0
+    State(tmp_path).update(EXERCISE.id, earned=90)
+    main(["hint", "medium/ex02"])
+    assert "hint 1 of" in capsys.readouterr().out
 
 
 def test_two_graders_at_once() -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -12,8 +13,10 @@ import pytest
 
 from grader import shelves
 from grader.catalogue import find
+from grader.cli import main
 from grader.intake import Student, take_in_class
 from grader.manifest import MANIFEST, exercise_version, sha256
+from grader.starters import starter
 from grader.state import State
 from grader.submit import make_archive
 from tests.grader.hostile import NO_FILES
@@ -331,8 +334,7 @@ def test_submit_packs_what_may_change(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     state = State(tmp_path / "root")
     state.update(EXERCISE.id, hints=2)
-    told = make_archive(tmp_path / "alice.zip", EXERCISES, state)
-    assert told[0] == "medium/ex02: rate_limit.py; 2 hints taken"
+    make_archive(tmp_path / "alice.zip", EXERCISES, state)
     with zipfile.ZipFile(tmp_path / "alice.zip") as archive:
         assert sorted(archive.namelist()) == sorted(
             [
@@ -355,6 +357,30 @@ def test_submit_packs_what_may_change(tmp_path: Path) -> None:
     assert packed.files == {
         "rate_limit.py": sha256((EXERCISE.folder / "rate_limit.py").read_bytes())
     }
+
+
+def test_submit_says_what_is_still_the_starter(tmp_path: Path) -> None:
+    """Somebody's work is told with its hints, an untouched starter as what it is."""
+    root = tmp_path / "course"
+    shutil.copytree(EXERCISE.folder, root / EXERCISE.home)
+    (root / EXERCISE.home / "rate_limit.py").write_bytes(starter(EXERCISE)["rate_limit.py"])
+    state = State(tmp_path)
+    state.update(EXERCISE.id, hints=2)
+    mine = find("medium/ex02", root)
+    [told] = make_archive(tmp_path / "alice.zip", [mine], state)
+    assert told == "medium/ex02: rate_limit.py: still the starter, which earns nothing"
+    (root / EXERCISE.home / "rate_limit.py").write_bytes(CODE)
+    [told] = make_archive(tmp_path / "alice.zip", [mine], state)
+    assert told == "medium/ex02: rate_limit.py; 2 hints taken"
+
+
+def test_the_archives_name_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without NAME= it is submission.zip, and that is said; with NAME= it is that."""
+    main(["submit", "medium/ex02", "--out", str(tmp_path)])
+    assert "called submission, since nobody said NAME=" in capsys.readouterr().out
+    main(["submit", "medium/ex02", "--out", str(tmp_path), "--name", "alice"])
+    assert "NAME=" not in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"submission.zip", "alice.zip"}
 
 
 def test_changed_after_it_was_packed(tmp_path: Path) -> None:

@@ -1,21 +1,31 @@
-"""Labs are open book: the report says what share of a submission is also the course's own."""
+"""Labs are open book: the report says what share of somebody's own lines is the course's, too."""
 
 from grader.catalogue import find
+from grader.starters import starter
 from grader.workspace import open_book, solution_files
 
-LAB = "medium/lab"
+LAB = find("medium/lab")
 
 
 def test_the_solution_is_the_course_itself() -> None:
     """What is copied whole is a hundred percent."""
-    exercise = find(LAB)
-    assert open_book(exercise, solution_files(exercise)) == 100
+    assert open_book(LAB, solution_files(LAB)) == 100
+
+
+def test_what_the_starter_gives_is_nobodys() -> None:
+    """An untouched starter has no share, and one line of one's own is all that is compared."""
+    files = starter(LAB)
+    assert open_book(LAB, files) is None
+    files["main.py"] += b'MINE = "only here"\n'
+    assert open_book(LAB, files) == 0
 
 
 def test_only_lines_with_something_in_them_count() -> None:
     """Blank lines and comments are nobody's; indentation does not make a line another one."""
-    files = {"main.py": b'\n# mine\n\nTITLE = "Mine"\n        VERSION = "1.0.0"\n'}
-    assert open_book(find(LAB), files) == 50
+    theirs = b"add_edge(app)"
+    assert theirs in (LAB.root / "medium/app/main.py").read_bytes()
+    files = {"main.py": b"\n# mine\n\nMINE = 1\n        " + theirs + b"\n"}
+    assert open_book(LAB, files) == 50
 
 
 def test_an_exercise_without_reference_has_no_share() -> None:

@@ -227,9 +227,16 @@ async def test_every_call_counts(service: Service, model: OfflineModel, rng: ran
             assert model.call_count - before == bound, (
                 "max_iterations should bound the calls to the model"
             )
-        before = model.call_count
-        await answered(client)
-    assert model.call_count - before == 10, "without max_iterations a turn should cost ten calls"
+        left_open: dict[str, dict[str, Any]] = {
+            "without": {},
+            "with null for": {"max_iterations": None},
+        }
+        for how, said in left_open.items():
+            before = model.call_count
+            reply = await client.ask("hello", **said)
+            assert (reply.status, model.call_count - before) == (200, 10), (
+                f"{how} max_iterations a turn should be answered, after ten calls"
+            )
 
 
 @check("many_at_once")
@@ -378,6 +385,11 @@ async def test_stream_events(service: Service, model: OfflineModel, rng: random.
         status, text = await say(client, "hello", path=STREAM, max_iterations=bound)
         assert (status, model.call_count) == (200, bound), "max_iterations should bound a stream"
         assert text, "a stream at its bound should end with a sentence"
+        before = model.call_count
+        status, text = await say(client, "hello", path=STREAM, max_iterations=None)
+        assert (status, model.call_count - before) == (200, 10), (
+            "with null for max_iterations a stream should come, after ten calls"
+        )
     assert reply.status == 200, "a question for the analyst should be streamed"
     tools = [event["metadata"]["tool"] for event in reply.events if event["metadata"].get("tool")]
     assert [tool["name"] for tool in tools] == ["ask_analyst", "calculate"], (
@@ -824,14 +836,15 @@ async def test_documented(service: Service, model: OfflineModel) -> None:
             f"{name} should be documented with the fields that it answers with"
         )
     for place in OPERATIONS:
-        assert found[place].get("summary"), "every endpoint should have a summary"
-        assert found[place].get("description"), "every endpoint should have a description"
+        name = f"{place[0].upper()} {place[1]}"
+        assert found[place].get("summary"), f"{name} should have a summary"
+        assert found[place].get("description"), f"{name} should have a description"
     parameters = found["get", "/api/v1/sessions"].get("parameters", [])
     limit: dict[str, Any] = next(
         (each["schema"] for each in parameters if each["name"] == "limit"), {}
     )
     assert [limit.get(key) for key in ("minimum", "maximum", "default")] == [1, 1000, 100], (
-        "the documentation should say how many sessions a page of the list has"
+        "the documentation should say how many sessions a page of the list has, and may have"
     )
     names = [found[place]["operationId"] for place in OPERATIONS]
     assert len(set(names)) == len(names), "every endpoint should have a name of its own"
