@@ -16,10 +16,12 @@ from grader.intake import HANDED_IN, Answer, Class, Student, take_in_class, take
 from grader.journal import Journal
 from grader.progress import outcome, progress
 from grader.render import printable
+from grader.reports.forms import remarks
 from grader.results import ClassResults, assemble, legible
 from grader.rubric import handed_in, load_rubric
 from grader.sandbox.client import TIERS
 from grader.similar import Similar, similar
+from grader.words import counted
 from grader.workspace import take_in
 
 OUT = Path("reports")
@@ -180,16 +182,12 @@ def _told(order: Order, results: ClassResults, done: dict[str, Done]) -> int:
     for line in results.left_alone:
         print(on_one_line(line))
     for student in results.students:
-        told = [*([student.problem] if student.problem else []), *student.notes]
-        for result in student.exercises:
-            reasons = [result.why] if result.state == "not_graded" else []
-            found = result.grade.notes if result.grade else ()
-            told += [f"{result.short}: {line}" for line in (*reasons, *found, *result.notes)]
-        for line in told:
+        for line in remarks(student):
             print(on_one_line(f"{student.name}: {line}"))
     undecided = [each for each in done.values() if not each.grade or each.grade.undecided]
     graded = len(done) - len(undecided)
-    print(f"{len(results.students)} students, {graded} of {len(done)} different answers graded.")
+    students, answers = len(results.students), counted(len(done), "different answer")
+    print(f"{counted(students, 'student')}, {graded} of {answers} graded.")
     print(f"The reports begin with {order.out / 'index.html'}.")
     if order.stopping.is_set():
         print("Stopped. The same command goes on where it was.")

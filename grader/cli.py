@@ -22,6 +22,7 @@ from grader.runner import Grader, opened
 from grader.sandbox.client import TIERS, SandboxProblem
 from grader.state import State
 from grader.submit import make_archive
+from grader.words import counted
 from grader.workspace import Intake, solution_files, take_in
 
 LANES = 4
@@ -293,8 +294,9 @@ def _verify(options: argparse.Namespace) -> int:
         _write_records(options.records, runs[0])
     wrong = sum(bool(outcome.problems) for outcomes in runs for outcome in outcomes)
     print(
-        f"{len(exercises)} exercises, {len(planned)} submissions, {options.repeat} times:"
-        f" {wrong or 'none'} not as declared, {len(faults) or 'no'} faults."
+        f"{counted(len(exercises), 'exercise')}, {counted(len(planned), 'submission')},"
+        f" {counted(options.repeat, 'time')}: {wrong or 'none'} not as declared,"
+        f" {counted(len(faults), 'fault') if faults else 'no faults'}."
         f" {time.monotonic() - started:.0f} s."
     )
     return 1 if wrong or faults or not same else 0

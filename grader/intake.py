@@ -3,10 +3,11 @@
 import codecs
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from grader.catalogue import Exercise
 from grader.manifest import Manifest, exercise_version, read_manifest, sha256
@@ -46,6 +47,9 @@ class Student:
     notes: Sequence[str] = ()
     problem: str = ""
     """Why nothing of theirs can be taken."""
+
+    without_answers: Literal["not_handed_in", "unreadable", "not_graded"] = "not_handed_in"
+    """What that makes of each exercise: nothing came, nobody can read it, a person has to look."""
 
     manifest: Manifest | None = None
 
@@ -96,14 +100,16 @@ def take_in_student(name: str, paths: Sequence[Path], exercises: Sequence[Exerci
     try:
         students = [_take_in(name, path, exercises) for path in paths]
     except Unreadable as exc:
-        return Student(name, problem=str(exc))
+        return Student(name, problem=str(exc), without_answers="unreadable")
     except OSError as exc:
-        return Student(name, problem=f"cannot be read ({exc.strerror or exc})")
+        problem = f"cannot be read ({exc.strerror or type(exc).__name__})"
+        return Student(name, problem=problem, without_answers="unreadable")
     if len(students) == 1:
         return students[0]
     names = " and ".join(path.name for path in paths)
     if any(_contents(student) != _contents(students[0]) for student in students):
-        return Student(name, problem=f"handed in {names}, which differ; keep one of them")
+        problem = f"handed in {names}, which differ; keep one of them"
+        return Student(name, problem=problem, without_answers="not_graded")
     twice = f"handed in {names}, which hold the same"
     return Student(name, students[0].answers, [*students[0].notes, twice])
 
@@ -134,14 +140,19 @@ def _nothing_found(name: str, path: Path, shelf: Shelf, exercises: Sequence[Exer
     if len(inner) == 1 and path.is_dir() and inner[0].is_file() and not inner[0].is_symlink():
         return take_in_student(name, inner, exercises)
     if not paths:
-        raise Unreadable("holds no file")
+        return Student(name, problem="holds no file")
+    return Student(name, problem=_misplaced(paths, exercises), without_answers="not_graded")
+
+
+def _misplaced(paths: Collection[str], exercises: Sequence[Exercise]) -> str:
+    """What was probably meant, by a file's name."""
+    by_name = {PurePosixPath(path).name: path for path in paths}
     for exercise in exercises:
         for file in exercise.files:
-            for each in paths:
-                if PurePosixPath(each).name == PurePosixPath(file.path).name:
-                    place = exercise.home / file.path
-                    raise Unreadable(f"has {each} where it belongs to no exercise; {place} would")
-    raise Unreadable("holds none of the exercises' folders, such as exercises/medium/ex02_…")
+            for name in _alike(PurePosixPath(file.path).name, list(by_name)):
+                place = exercise.home / file.path
+                return f"has {by_name[name]} where it belongs to no exercise; {place} would"
+    return "holds none of the exercises' folders, such as exercises/medium/ex02_…"
 
 
 # --- where an exercise lies
@@ -208,9 +219,14 @@ def _answer(
         and _take_from(shelf, exercise, place).files not in ({}, taken[0].files)
     ]
     names = _below(shelf, homes[0])
-    notes += _instead(exercise, taken[0], names)
+    meant = _instead(exercise, taken[0], names)
+    notes += [
+        f"{name} was ignored, and {path} is missing: if the one is meant for the other,"
+        " rename it and hand in again"
+        for path, name in meant.items()
+    ]
     notes += [f"{path} {odd}" for path, data in taken[0].files.items() for odd in _oddities(data)]
-    notes += _left_out(exercise, names)
+    notes += _left_out(exercise, [name for name in names if name not in meant.values()])
     flags = [*_changed(shelf, exercise, homes[0]), *_not_as_submitted(manifest, exercise, taken[0])]
     return Answer(exercise, taken[0], notes, flags=flags)
 
@@ -224,14 +240,19 @@ def _below(shelf: Shelf, home: PurePosixPath) -> list[str]:
     return sorted(str(path.relative_to(home)) for path in paths if home in path.parents)
 
 
-def _instead(exercise: Exercise, intake: Intake, names: Sequence[str]) -> Iterator[str]:
+def _instead(exercise: Exercise, intake: Intake, names: Sequence[str]) -> dict[str, str]:
     """For each file that is missing, the one that was probably meant."""
     wanted = {file.path for file in exercise.files}
     others = [name for name in names if name not in wanted and name not in _given(exercise)]
-    for file in exercise.files:
-        if f"{file.path} is missing" in intake.missing:
-            for name in difflib.get_close_matches(file.path, others, n=1):
-                yield f"{name} may be meant for {file.path}, which is missing"
+    missing = [path for path in wanted if f"{path} is missing" in intake.missing]
+    return {path: name for path in sorted(missing) for name in _alike(path, others)}
+
+
+def _alike(wanted: str, names: Sequence[str]) -> list[str]:
+    """The most similar of them, if any is: a second download, a copy, another case."""
+    by_case = {name.casefold(): name for name in reversed(names)}
+    found = difflib.get_close_matches(wanted.casefold(), by_case, n=1)
+    return [by_case[each] for each in found]
 
 
 def _oddities(data: bytes) -> Iterator[str]:

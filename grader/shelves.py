@@ -99,7 +99,9 @@ def _refuse_if(wrong: bool, why: str) -> None:
 
 
 def _first_words(exc: Exception) -> str:
-    return (str(exc) or type(exc).__name__).splitlines()[0][:100]
+    """Without the path that an OSError names: pages that are sent say this."""
+    text = (exc.strerror if isinstance(exc, OSError) else "") or str(exc) or type(exc).__name__
+    return text.splitlines()[0][:100]
 
 
 class FolderShelf:

@@ -7,6 +7,7 @@ from pathlib import Path
 from grader.catalogue import Exercise, GradingError
 from grader.manifest import MANIFEST, Manifest, Packed, exercise_version, sha256
 from grader.state import State
+from grader.words import counted
 from grader.workspace import take_in
 
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
@@ -32,7 +33,8 @@ def make_archive(out: Path, exercises: Sequence[Exercise], state: State) -> list
             hints=tried.hints,
             files={path: sha256(data) for path, data in intake.files.items()},
         )
-        told.append(f"{exercise.short}: {', '.join(intake.files)}; {tried.hints} hints taken")
+        hints = counted(tried.hints, "hint")
+        told.append(f"{exercise.short}: {', '.join(intake.files)}; {hints} taken")
     if not files:
         raise GradingError("There is nothing to hand in here.")
     manifest = Manifest(exercises=packed).model_dump_json(indent=1)

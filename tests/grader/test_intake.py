@@ -22,6 +22,7 @@ EXERCISE = find("medium/ex02")
 EXERCISES = [EXERCISE, find("medium/lab")]
 HOME = "medium/ex02_rate_limit_per_session"
 INSIDE = f"exercises/{HOME}/rate_limit.py"
+SECOND_DOWNLOAD = f"exercises/{HOME}/rate_limit (1).py"
 CODE = b"answer = 1\n"
 
 
@@ -130,8 +131,11 @@ def lines(student: Student) -> list[str]:
     [
         ({}, "holds no file"),
         ({"notes.txt": b"hello"}, "holds none of the exercises' folders"),
+        ({"rate_limit (1).py": CODE}, "has rate_limit (1).py where it belongs to no exercise"),
         ({"rate_limit.py": CODE}, "belongs to no exercise"),
-        ({INSIDE + ".txt": CODE}, "rate_limit.py.txt may be meant for rate_limit.py"),
+        ({INSIDE + ".txt": CODE}, "rate_limit.py.txt was ignored, and rate_limit.py is missing"),
+        ({SECOND_DOWNLOAD: CODE}, "rate_limit (1).py was ignored, and rate_limit.py is missing"),
+        ({INSIDE.upper().replace("EXERCISES", "exercises"): CODE}, "RATE_LIMIT.PY was ignored"),
         ({INSIDE: b""}, "rate_limit.py is empty"),
         ({INSIDE: "é".encode("latin-1")}, "is not UTF-8, from byte 0 on"),
         ({INSIDE: "x".encode("utf-16")}, "is UTF-16"),
@@ -160,6 +164,35 @@ def test_what_is_odd_has_its_line(
         (zipped if kind == "zip" else tarred)(tmp_path / f"alice.{kind}", files)
     told = lines(only(tmp_path))
     assert [each for each in told if line in each], told
+
+
+def test_a_misnamed_file_is_told_once(tmp_path: Path) -> None:
+    """What was ignored is not also told as something that was added."""
+    tree(tmp_path / "alice", {SECOND_DOWNLOAD: CODE})
+    assert len(lines(only(tmp_path))) == 1
+
+
+def test_what_no_answer_means(tmp_path: Path) -> None:
+    """Nothing came, nobody could read it, or a person has to look: three things."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.zip").write_bytes(b"no archive")
+    tree(tmp_path / "lost", {"rate_limit.py": CODE})
+    zipped(tmp_path / "twice.zip", {INSIDE: CODE})
+    tree(tmp_path / "twice", {INSIDE: b"other"})
+    students = take_in_class(tmp_path, EXERCISES).students
+    assert {student.name: student.without_answers for student in students} == {
+        "broken": "unreadable",
+        "empty": "not_handed_in",
+        "lost": "not_graded",
+        "twice": "not_graded",
+    }
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_no_path_of_this_machine(tmp_path: Path) -> None:
+    """What cannot be opened is told without the folder that it lies in."""
+    zipped(tmp_path / "alice.zip", {INSIDE: CODE}).chmod(0)
+    assert only(tmp_path).problem == "cannot be read as an archive (Permission denied)"
 
 
 def test_twice_under_one_name(tmp_path: Path) -> None:
