@@ -99,7 +99,9 @@ class Grader:
         judges = self.judges(exercise)
         base = self.base(exercise)
         self.ready()
-        with tempfile.TemporaryDirectory(prefix="work-", dir=self.warm.folder) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix="work-", dir=self.warm.folder, ignore_cleanup_errors=True
+        ) as folder:
             workspace = assemble(exercise, base, intake.files, Path(folder) / "course")
             Path(folder).chmod(0o755)
             assignment = Assignment(
@@ -299,6 +301,20 @@ def listen(
 
     Keys are the ends of pipes to read from, which are closed.
     """
+    try:
+        _listen(results, printed, seconds, listener)
+    except BaseException:  # somebody pressed Ctrl-C
+        for heard in results.values():
+            end(heard.process)
+        raise
+    finally:
+        for fd in (*results, *printed):
+            os.close(fd)
+
+
+def _listen(
+    results: Mapping[int, Heard], printed: Mapping[int, Heard], seconds: float, listener: Listener
+) -> None:
     deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         for fd in (*results, *printed):
@@ -317,8 +333,6 @@ def listen(
                     results[key.fd].hear(data, listener.tell)
                 else:
                     printed[key.fd].printed = (printed[key.fd].printed + data)[-MAX_PRINTED:]
-    for fd in (*results, *printed):
-        os.close(fd)
 
 
 def end(process: int) -> None:

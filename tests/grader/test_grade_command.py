@@ -1,7 +1,6 @@
 """`make grade` as people run it: what they read, what stops it, where it works."""
 
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -75,18 +74,26 @@ def test_two_graders_at_once() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_keeps_the_results_so_far(number: signal.Signals) -> None:
-    """What was decided stays; what was not is "could not tell", and never passed."""
-    process = started("grade", "medium/ex02", "--solution")
-    while not any("pytest" in words(child) for child in psutil.Process(process.pid).children()):
+@pytest.mark.parametrize("until", ["grader.sandbox.warm", "pytest", "valkey"])
+def test_a_signal_ends_it_in_one_sentence(number: signal.Signals, until: str) -> None:
+    """While it gets ready or while it judges: no report of what nobody looked at, nothing left."""
+    process = started("grade", "advanced/ex03", "--solution")
+    while not any(until in " ".join(words(each)) for each in below(process)):
+        assert process.poll() is None
         time.sleep(0.02)
-    time.sleep(1)
+    family = below(process)
+    asked = time.monotonic()
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
-    assert process.returncode == 1, err
-    verdicts = re.findall(r"^  (passed|could not tell) ", out, re.MULTILINE)
-    assert len(verdicts) == len(EXERCISE.checks), out
-    assert "could not tell" in verdicts
+    assert time.monotonic() - asked < 5, "a second, and more only where others work, too"
+    assert (process.returncode, err) == (130, "")
+    assert out == "Stopped: advanced/ex03 was not graded to its end, so nothing is kept.\n"
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+
+
+def below(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
 
 
 def words(process: psutil.Process) -> list[str]:
