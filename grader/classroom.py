@@ -13,6 +13,7 @@ from grader import reports
 from grader.batch import Batch, Done, Job, Suites, Team, here
 from grader.catalogue import Exercise, GradingError, private_suites
 from grader.intake import HANDED_IN, Answer, Class, Student, take_in_class, take_in_student
+from grader.journal import NAME as JOURNAL
 from grader.journal import Journal
 from grader.progress import outcome, progress
 from grader.render import printable
@@ -64,6 +65,7 @@ def grade_class(order: Order) -> int:
 
     Raises GradingError.
     """
+    _refuse_to_overwrite(order)
     rubric = load_rubric(order.rubric, order.exercises)
     suites = _private(order)
     handed = _handed(order)
@@ -89,6 +91,23 @@ def grade_class(order: Order) -> int:
         every = [*order.exercises, *suites.values()]
         reports.write(order.out, results, {exercise.key: exercise for exercise in every})
     return _told(order, results, done)
+
+
+def _refuse_to_overwrite(order: Order) -> None:
+    """Some folders in OUT are made anew, and what was in them is gone."""
+    out = order.out.resolve()
+    if order.submissions:
+        handed = order.submissions.resolve()
+        within = out == handed or (handed in out.parents and out.parent != handed)
+        if within or any(out / name in (handed, *handed.parents) for name in reports.MADE_HERE):
+            raise GradingError(f"OUT={order.out} would mix with SUBMISSIONS=; name another OUT.")
+    if not any((out / name).exists() for name in (JOURNAL, "index.html")):
+        for name in reports.MADE_HERE:
+            if (out / name).exists():
+                raise GradingError(
+                    f"OUT={order.out} has a folder {name} already, which is not of an earlier run"
+                    " and would be lost; name another OUT."
+                )
 
 
 def _handed(order: Order) -> Class:

@@ -2,6 +2,7 @@
 
 import codecs
 import difflib
+import errno
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,9 @@ from grader.workspace import Intake, NotAFileError, take
 
 HANDED_IN = "handed_in.csv"
 """Beside the submissions: who handed in when. It is the rubric's to read."""
+
+DENIED = f"cannot be read ({os.strerror(errno.EACCES)})"
+"""Whoever grades may not open it, which is nothing that a student has done to a file."""
 
 SHOWN_EXTRAS = 3
 THE_COURSES_OWN = ("solutions", "tests")
@@ -58,7 +62,7 @@ class Student:
 class Class:
     students: Sequence[Student]
     left_alone: Sequence[str] = field(default=())
-    """Sentences about what lies there and is nobody's submission."""
+    """Sentences about what lies there and is nobody's submission, or may be somebody else's."""
 
 
 def take_in_class(
@@ -86,7 +90,16 @@ def take_in_class(
         else:
             left_alone.append(f"{path.name} is neither a folder nor an archive")
     students = [take_in_student(name, paths, exercises) for name, paths in found.items()]
-    return Class(students, left_alone)
+    return Class(students, [*left_alone, *_one_but_for_case(found)])
+
+
+def _one_but_for_case(names: Collection[str]) -> Iterator[str]:
+    by_case: dict[str, list[str]] = {}
+    for name in names:
+        by_case.setdefault(name.casefold(), []).append(name)
+    for alike in by_case.values():
+        if len(alike) > 1:
+            yield f"{' and '.join(alike)} differ in case alone, and count as {len(alike)} students"
 
 
 def _is_a_course(folder: Path, exercises: Sequence[Exercise]) -> bool:
@@ -141,11 +154,16 @@ def _nothing_found(name: str, path: Path, shelf: Shelf, exercises: Sequence[Exer
         return take_in_student(name, inner, exercises)
     if not paths:
         return Student(name, problem="holds no file")
-    return Student(name, problem=_misplaced(paths, exercises), without_answers="not_graded")
+    problem = _misplaced(paths, exercises, is_folder=path.is_dir())
+    return Student(name, problem=problem, without_answers="not_graded")
 
 
-def _misplaced(paths: Collection[str], exercises: Sequence[Exercise]) -> str:
+def _misplaced(paths: Collection[str], exercises: Sequence[Exercise], *, is_folder: bool) -> str:
     """What was probably meant, by a file's name."""
+    archives = sorted(path for path in paths if is_archive(Path(path)))
+    if archives:
+        inside = "one alone would be opened" if is_folder else "archives in archives are not opened"
+        return f"holds {_some(archives)} and no exercise's folder; {inside}"
     by_name = {PurePosixPath(path).name: path for path in paths}
     for exercise in exercises:
         for file in exercise.files:
@@ -168,7 +186,9 @@ def _places(shelf: Shelf, exercise: Exercise) -> dict[PurePosixPath, tuple[bool,
     for path in shelf.paths():
         parts = PurePosixPath(path).parts
         for at in range(1, len(parts)):
-            if parts[at - 1].lower() == exercise.track and _is_called(parts[at], exercise):
+            is_folder = at + 1 < len(parts) or "." not in parts[at]  # at the end, perhaps a link
+            named = is_folder and _is_called(parts[at], exercise)
+            if parts[at - 1].lower() == exercise.track and named:
                 outside = at < 2 or parts[at - 2].lower() != "exercises"
                 found[PurePosixPath(*parts[: at + 1])] = (outside, at)
                 break
@@ -205,6 +225,8 @@ def _answer(
     where = " and ".join(map(str, homes))
     if any(intake != taken[0] for intake in taken):
         return Answer(exercise, taken[0], problem=f"lies in {where}, which differ; keep one")
+    if denied := [line for line in taken[0].tampered if line.endswith(DENIED)]:
+        return Answer(exercise, taken[0], problem=denied[0])
     notes = [
         f"{home} was taken for {exercise.home}"
         for home in homes
@@ -272,9 +294,12 @@ def _left_out(exercise: Exercise, names: Sequence[str]) -> Iterator[str]:
     known = {file.path for file in exercise.files} | _given(exercise).keys()
     extra = [name for name in names if name not in known and not _is_a_by_product(name)]
     if extra:
-        more = f" and {len(extra) - SHOWN_EXTRAS} more" if len(extra) > SHOWN_EXTRAS else ""
-        shown = ", ".join(extra[:SHOWN_EXTRAS])
-        yield f"{shown}{more} may not be added, so it was left out"
+        yield f"{_some(extra)} may not be added, so it was left out"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_EXTRAS} more" if len(names) > SHOWN_EXTRAS else ""
+    return ", ".join(names[:SHOWN_EXTRAS]) + more
 
 
 def _is_a_by_product(name: str) -> bool:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from grader.catalogue import ROOT, find
+from grader.cli import main
 from grader.render import printable, render
 from grader.report import Result, Verdict, judge_checks
 from grader.runner import Grader
@@ -138,6 +139,33 @@ def test_official_needs_walls() -> None:
     assert refused.returncode == 1
     assert "--accept-tier 3" in refused.stderr
     assert refused.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("submissions", "out", "sentence"),
+    [
+        ("class", "class", "would mix with SUBMISSIONS="),
+        ("class", "class/alice/reports", "would mix with SUBMISSIONS="),
+        ("course/students", "course", "would mix with SUBMISSIONS="),
+        ("class", "course", "has a folder students already"),
+        ("nowhere", "out", "cannot be read: No such file"),
+        ("file", "out", "cannot be read: Not a directory"),
+        ("class", "file", "cannot be opened"),
+    ],
+)
+def test_no_folder_is_taken_for_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], submissions: str, out: str, sentence: str
+) -> None:
+    """Reports neither land in a submission nor replace one; a typing error has its sentence."""
+    for name in ("class/alice", "course/students/bob"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "rate_limit.py").write_text("x = 1\n")
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    words = ["--submissions", str(tmp_path / submissions), "--out", str(tmp_path / out)]
+    assert main(["grade", "medium/ex02", *words]) == 1
+    assert sentence in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 # --- fail closed

@@ -4,8 +4,10 @@ import io
 import os
 import random
 import tarfile
+import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -188,11 +190,50 @@ def test_what_no_answer_means(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
-def test_no_path_of_this_machine(tmp_path: Path) -> None:
-    """What cannot be opened is told without the folder that it lies in."""
-    zipped(tmp_path / "alice.zip", {INSIDE: CODE}).chmod(0)
-    assert only(tmp_path).problem == "cannot be read as an archive (Permission denied)"
+@contextmanager
+def as_somebody() -> Iterator[None]:
+    """Root may read everything."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)
+
+
+@pytest.mark.parametrize(
+    ("locked", "state", "line"),
+    [
+        ("alice.zip", "unreadable", "cannot be read as an archive (Permission denied)"),
+        ("alice", "unreadable", "cannot be read (Permission denied)"),
+        ("alice/exercises", "unreadable", "cannot be read (exercises: Permission denied)"),
+        (f"alice/{INSIDE}", "", "rate_limit.py cannot be read (Permission denied)"),
+    ],
+)
+def test_what_may_not_be_opened(locked: str, state: str, line: str) -> None:
+    """Nobody's fault but the folder's: never 0 points, and no path of this machine in the line."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        if locked.endswith(".zip"):
+            zipped(root / locked, {INSIDE: CODE})
+        else:
+            tree(root / "alice", {INSIDE: CODE})
+        (root / locked).chmod(0)
+        with as_somebody():
+            (student,) = take_in_class(root, EXERCISES).students
+        (root / locked).chmod(0o700)
+    if state:
+        assert (student.without_answers, student.problem) == (state, line)
+    else:
+        assert student.answers[0].problem == line
+
+
+def test_a_file_is_no_exercise(tmp_path: Path) -> None:
+    """A report of an earlier run that is called as an exercise, say."""
+    tree(tmp_path / "alice", {f"records/{HOME}.json": b"{}"})
+    assert only(tmp_path).without_answers == "not_graded"
 
 
 def test_twice_under_one_name(tmp_path: Path) -> None:
@@ -203,6 +244,32 @@ def test_twice_under_one_name(tmp_path: Path) -> None:
     assert "hold the same" in lines(only(tmp_path))[0]
     zipped(tmp_path / "alice.zip", {INSIDE: b"other"})
     assert only(tmp_path).problem == "handed in alice and alice.zip, which differ; keep one of them"
+
+
+def test_names_that_differ_in_case(tmp_path: Path) -> None:
+    """They may be one student who handed in twice: that is told, and both are graded."""
+    tree(tmp_path, {f"alice/{INSIDE}": CODE, f"Alice/{INSIDE}": b"other", f"bob/{INSIDE}": CODE})
+    found = take_in_class(tmp_path, EXERCISES)
+    assert len(found.students) == 3
+    assert found.left_alone == ["Alice and alice differ in case alone, and count as 2 students"]
+
+
+def test_archives_in_archives(tmp_path: Path) -> None:
+    """One in a folder is opened; of two, or in another, it is told which there are, and why not."""
+    zipped(tmp_path / "inner.zip", {INSIDE: CODE})
+    inner = (tmp_path / "inner.zip").read_bytes()
+    tree(tmp_path / "class/alice", {"a.zip": inner, "b.zip": inner})
+    zipped(tmp_path / "class/bob.zip", {"c.zip": inner})
+    alice, bob = take_in_class(tmp_path / "class", EXERCISES).students
+    assert "holds a.zip, b.zip and no exercise's folder; one alone" in alice.problem
+    assert "holds c.zip and no exercise's folder; archives in archives" in bob.problem
+
+
+def test_an_archive_of_nothing(tmp_path: Path) -> None:
+    """It can be read: there is nothing in it, as in an empty folder."""
+    zipped(tmp_path / "alice.zip", {})
+    alice = only(tmp_path)
+    assert (alice.problem, alice.without_answers) == ("holds no file", "not_handed_in")
 
 
 def test_what_is_nobodys(tmp_path: Path) -> None:
