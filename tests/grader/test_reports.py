@@ -36,6 +36,8 @@ CUT_WITHOUT_A_SIGN = """[...document.querySelectorAll('.wide')]
     .filter(each => !each.previousElementSibling?.matches('.sideways')
         || !each.previousElementSibling.offsetHeight)
     .map(each => each.ariaLabel)"""
+WIDEST_NAME = """Math.max(0, ...[...document.querySelectorAll('.heat tbody th')]
+    .map(each => each.offsetWidth))"""
 NAMES = ["alice", "=HYPERLINK(1)", "<img src=x onerror=alert(1)>", "caf\udce9\x1b[31m", "a|b`c"]
 
 
@@ -236,11 +238,14 @@ LINE = "rate_limit (1).py was ignored, and rate_limit.py is missing: rename it"
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Alice misnamed her file, bob's archive is broken, carol's service ends when it starts."""
+    """Alice misnamed her file, bob's archive is broken, carol's service ends when it starts.
+
+    Somebody with a long name has handed in what carol has.
+    """
     folder = tmp_path_factory.mktemp("troubled")
     suites, every = Suites(), dict.fromkeys([c.id for c in EXERCISE.checks], Verdict.CRASHED)
     students, jobs, done = [], {}, {}
-    for name, notes in (("alice", [LINE]), ("carol", [])):
+    for name, notes in (("alice", [LINE]), ("carol", []), ("w" * 255, [])):
         intake = Intake({} if notes else {"rate_limit.py": b"def hit("})
         students.append(Student(name, [Answer(EXERCISE, intake, notes)]))
         jobs[name, EXERCISE.id] = job = suites.job(EXERCISE, intake, 7)
@@ -278,7 +283,7 @@ def test_what_cannot_be_read_was_handed_in(troubled: Path, form: str) -> None:
     text = words(troubled / form)
     assert "is no archive" in text
     if form == "grades.json":
-        bob = json.loads(text)["students"][2]["exercises"]
+        bob = json.loads(text)["students"][3]["exercises"]
         assert {(each["state"], each["why"]) for each in bob} == {("unreadable", "is no archive")}
     else:
         assert "was handed in and could not be read: it is no archive" in text
@@ -327,6 +332,7 @@ def test_nothing_is_cut_without_a_sign(out: Path, troubled: Path, width: int) ->
             assert [each["id"] for each in Axe().run(page).response["violations"]] == [], path
             assert page.evaluate("document.documentElement.scrollWidth") <= width, path
             assert page.evaluate(CUT_WITHOUT_A_SIGN) == [], path
+            assert page.evaluate(WIDEST_NAME) < width / 2, path
         browser.close()
 
 
