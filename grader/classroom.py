@@ -198,22 +198,26 @@ def _stopped_by_signals(stopping: threading.Event) -> Iterator[None]:
 
 
 def _told(order: Order, results: ClassResults, done: dict[str, Done]) -> int:
-    for line in results.left_alone:
+    stopped = order.stopping.is_set()
+    for line in () if stopped else _remarks(results):
         print(on_one_line(line))
-    for student in results.students:
-        for line in remarks(student):
-            print(on_one_line(f"{student.name}: {line}"))
     undecided = [each for each in done.values() if not each.grade or each.grade.undecided]
     graded = len(done) - len(undecided)
     students, answers = len(results.students), counted(len(done), "different answer")
     print(f"{counted(students, 'student')}, {graded} of {answers} graded.")
     print(f"The reports begin with {order.out / 'index.html'}.")
-    if order.stopping.is_set():
+    if stopped:
         print("Stopped. The same command goes on where it was.")
         return 130
     for each in undecided:
         print(on_one_line(f"{each.job.exercise.short}: {outcome(each)}"))
     return 1 if undecided else 0
+
+
+def _remarks(results: ClassResults) -> Iterator[str]:
+    yield from results.left_alone
+    for student in results.students:
+        yield from (f"{student.name}: {line}" for line in remarks(student))
 
 
 def on_one_line(text: str) -> str:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from grader.catalogue import ROOT, find
+from grader.classroom import Order, grade_class
 from grader.cli import main
 from grader.render import printable, render
 from grader.report import Result, Verdict, judge_checks
@@ -91,6 +92,22 @@ def test_a_signal_ends_it_in_one_sentence(number: signal.Signals, until: str) ->
     assert out == "Stopped: advanced/ex03 was not graded to its end, so nothing is kept.\n"
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
+
+
+def test_a_class_that_is_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says that it goes on from there, and not of everybody that nobody has looked."""
+    for name in ("alice", "bob"):
+        home = tmp_path / "class" / name / EXERCISE.id
+        home.mkdir(parents=True)
+        (home / "rate_limit.py").write_text(f"name = {name!r}\n")
+    order = Order([EXERCISE], tmp_path / "class", out=tmp_path / "out")
+    order.stopping.set()
+    assert grade_class(order) == 130
+    assert capsys.readouterr().out.splitlines() == [
+        "2 students, 0 of 2 different answers graded.",
+        f"The reports begin with {tmp_path}/out/index.html.",
+        "Stopped. The same command goes on where it was.",
+    ]
 
 
 def below(process: subprocess.Popen[str]) -> list[psutil.Process]:
