@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -110,21 +110,19 @@ def _is_a_course(folder: Path, exercises: Sequence[Exercise]) -> bool:
 
 def take_in_student(name: str, paths: Sequence[Path], exercises: Sequence[Exercise]) -> Student:
     """`paths` are one folder or archive, unless they handed in several times."""
-    try:
-        students = [_take_in(name, path, exercises) for path in paths]
-    except Unreadable as exc:
-        return Student(name, problem=str(exc), without_answers="unreadable")
-    except OSError as exc:
-        problem = f"cannot be read ({exc.strerror or type(exc).__name__})"
-        return Student(name, problem=problem, without_answers="unreadable")
+    students = [_take_in(name, path, exercises) for path in paths]
     if len(students) == 1:
         return students[0]
     names = " and ".join(path.name for path in paths)
+    for student, path in zip(students, paths, strict=True):
+        if student.without_answers == "unreadable":
+            problem = f"handed in {names}, of which {path.name} {student.problem}; keep one of them"
+            return Student(name, problem=problem, without_answers="not_graded")
     if any(_contents(student) != _contents(students[0]) for student in students):
         problem = f"handed in {names}, which differ; keep one of them"
         return Student(name, problem=problem, without_answers="not_graded")
     twice = f"handed in {names}, which hold the same"
-    return Student(name, students[0].answers, [*students[0].notes, twice])
+    return replace(students[0], notes=[*students[0].notes, twice])
 
 
 def _contents(student: Student) -> list[tuple[str, Intake]]:
@@ -132,6 +130,16 @@ def _contents(student: Student) -> list[tuple[str, Intake]]:
 
 
 def _take_in(name: str, path: Path, exercises: Sequence[Exercise]) -> Student:
+    try:
+        return _taken(name, path, exercises)
+    except Unreadable as exc:
+        return Student(name, problem=str(exc), without_answers="unreadable")
+    except OSError as exc:
+        problem = f"cannot be read ({exc.strerror or type(exc).__name__})"
+        return Student(name, problem=problem, without_answers="unreadable")
+
+
+def _taken(name: str, path: Path, exercises: Sequence[Exercise]) -> Student:
     with opened_shelf(path) as shelf:
         found = {exercise.id: _places(shelf, exercise) for exercise in exercises}
         homes = {id_: _homes(places) for id_, places in found.items()}
@@ -294,7 +302,8 @@ def _left_out(exercise: Exercise, names: Sequence[str]) -> Iterator[str]:
     known = {file.path for file in exercise.files} | _given(exercise).keys()
     extra = [name for name in names if name not in known and not _is_a_by_product(name)]
     if extra:
-        yield f"{_some(extra)} may not be added, so it was left out"
+        was = "it was" if len(extra) == 1 else "they were"
+        yield f"{_some(extra)} may not be added, so {was} left out"
 
 
 def _some(names: Sequence[str]) -> str:

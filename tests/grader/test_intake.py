@@ -142,7 +142,11 @@ def lines(student: Student) -> list[str]:
         ({INSIDE: "é".encode("latin-1")}, "is not UTF-8, from byte 0 on"),
         ({INSIDE: "x".encode("utf-16")}, "is UTF-16"),
         ({INSIDE: b"x" * 300_000}, "is larger than 256 KiB"),
-        ({INSIDE: CODE, f"exercises/{HOME}/mine.py": b""}, "mine.py may not be added"),
+        ({INSIDE: CODE, f"exercises/{HOME}/mine.py": b""}, "mine.py may not be added, so it was"),
+        (
+            {INSIDE: CODE, f"exercises/{HOME}/a.py": b"", f"exercises/{HOME}/b.py": b""},
+            "a.py, b.py may not be added, so they were",
+        ),
         ({INSIDE: CODE, f"exercises/{HOME}/app.py": b""}, "app.py differs from the course's"),
         ({INSIDE: CODE, "exercises/medium/ex02/rate_limit.py": b""}, "which differ; keep one"),
         ({INSIDE: CODE, "exercises/medium/ex02/rate_limit.py": CODE}, "hold the same"),
@@ -166,6 +170,22 @@ def test_what_is_odd_has_its_line(
         (zipped if kind == "zip" else tarred)(tmp_path / f"alice.{kind}", files)
     told = lines(only(tmp_path))
     assert [each for each in told if line in each], told
+
+
+def test_twice_and_one_is_broken(tmp_path: Path) -> None:
+    """It is told which: the other may be what is meant, and a person has to look."""
+    tree(tmp_path / "alice", {INSIDE: CODE})
+    (tmp_path / "alice.zip").write_bytes(b"")
+    alice = only(tmp_path)
+    assert alice.without_answers == "not_graded"
+    assert alice.problem.startswith("handed in alice and alice.zip, of which alice.zip is empty")
+
+
+def test_twice_and_both_lost(tmp_path: Path) -> None:
+    """Two that hold the same are one, and what is wrong with it is still told."""
+    tree(tmp_path / "alice", {"rate_limit.py": CODE})
+    zipped(tmp_path / "alice.zip", {"rate_limit.py": CODE})
+    assert "belongs to no exercise" in only(tmp_path).problem
 
 
 def test_a_misnamed_file_is_told_once(tmp_path: Path) -> None:
