@@ -173,11 +173,12 @@ def _misplaced(paths: Collection[str], exercises: Sequence[Exercise], *, is_fold
         inside = "one alone would be opened" if is_folder else "archives in archives are not opened"
         return f"holds {_some(archives)} and no exercise's folder; {inside}"
     by_name = {PurePosixPath(path).name: path for path in paths}
-    for exercise in exercises:
-        for file in exercise.files:
-            for name in _alike(PurePosixPath(file.path).name, list(by_name)):
-                place = exercise.home / file.path
-                return f"has {by_name[name]} where it belongs to no exercise; {place} would"
+    places = [exercise.home / file.path for exercise in exercises for file in exercise.files]
+    meant = [(place, place.name) for place in places if place.name in by_name] or [
+        (place, name) for place in places for name in _alike(place.name, list(by_name))
+    ]
+    for place, name in meant:
+        return f"has {by_name[name]} where it belongs to no exercise; {place} would"
     return "holds none of the exercises' folders, such as exercises/medium/ex02_…"
 
 

@@ -227,7 +227,7 @@ def _result(
 
 def _short(why: str) -> str:
     """For whoever reads a page: what a broken suite printed, and where, is the trainer's alone."""
-    told: str = without_places()(why.splitlines()[0])
+    told: str = without_places()((why.splitlines() or [""])[0])
     return legible(told).rstrip(".:")
 
 
