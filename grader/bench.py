@@ -22,6 +22,7 @@ from xml.etree import ElementTree as ET
 from grader.batch import SUBMISSIONS_PER_CORE
 from grader.catalogue import ROOT, Exercise, GradingError
 from grader.verify import Case, cases, load_matrix
+from grader.words import counted
 from grader.workspace import NEVER_COPIED
 
 WARM, COLD = (), ("-p", "grader.judge.cold")
@@ -146,7 +147,7 @@ def measure(exercise: Exercise) -> Iterator[str]:
         bench = Bench(exercise, Path(folder), cores[0], otter)
         names = ", ".join(case.name for case in bench.cases)
         yield _machine(len(cores))
-        yield f"{exercise.short}, {len(bench.cases)} submissions: {names}"
+        yield f"{exercise.short}, {counted(len(bench.cases), 'submission')}: {names}"
         ways: dict[str, Callable[[Case], bool]] = {
             "a cold pytest process each": lambda case: bench.pytest_each(case, COLD),
             "a pytest process each, forked services": lambda case: bench.pytest_each(case, WARM),
@@ -156,7 +157,10 @@ def measure(exercise: Exercise) -> Iterator[str]:
             ways["otter run"] = bench.as_otter
         else:
             yield "  otter run: not installed; OTTER= says where it is"
-        batches = {"make grade, one core": cores[:1], f"make grade, {len(cores)} cores": cores}
+        batches = {
+            "make grade, one core": cores[:1],
+            f"make grade, {counted(len(cores), 'core')}": cores,
+        }
         seconds = dict.fromkeys([*ways, *batches], 0.0)
         right: dict[str, dict[str, bool]] = {name: {} for name in ways}
         for case in bench.cases:

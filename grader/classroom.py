@@ -13,13 +13,16 @@ from grader import reports
 from grader.batch import Batch, Done, Job, Suites, Team, here
 from grader.catalogue import Exercise, GradingError, private_suites
 from grader.intake import HANDED_IN, Answer, Class, Student, take_in_class, take_in_student
+from grader.journal import NAME as JOURNAL
 from grader.journal import Journal
 from grader.progress import outcome, progress
 from grader.render import printable
+from grader.reports.forms import remarks
 from grader.results import ClassResults, assemble, legible
 from grader.rubric import handed_in, load_rubric
 from grader.sandbox.client import TIERS
 from grader.similar import Similar, similar
+from grader.words import counted
 from grader.workspace import take_in
 
 OUT = Path("reports")
@@ -62,6 +65,7 @@ def grade_class(order: Order) -> int:
 
     Raises GradingError.
     """
+    _refuse_to_overwrite(order)
     rubric = load_rubric(order.rubric, order.exercises)
     suites = _private(order)
     handed = _handed(order)
@@ -87,6 +91,23 @@ def grade_class(order: Order) -> int:
         every = [*order.exercises, *suites.values()]
         reports.write(order.out, results, {exercise.key: exercise for exercise in every})
     return _told(order, results, done)
+
+
+def _refuse_to_overwrite(order: Order) -> None:
+    """Some folders in OUT are made anew, and what was in them is gone."""
+    out = order.out.resolve()
+    if order.submissions:
+        handed = order.submissions.resolve()
+        within = out == handed or (handed in out.parents and out.parent != handed)
+        if within or any(out / name in (handed, *handed.parents) for name in reports.MADE_HERE):
+            raise GradingError(f"OUT={order.out} would mix with SUBMISSIONS=; name another OUT.")
+    if not any((out / name).exists() for name in (JOURNAL, "index.html")):
+        for name in reports.MADE_HERE:
+            if (out / name).exists():
+                raise GradingError(
+                    f"OUT={order.out} has a folder {name} already, which is not of an earlier run"
+                    " and would be lost; name another OUT."
+                )
 
 
 def _handed(order: Order) -> Class:
@@ -177,26 +198,26 @@ def _stopped_by_signals(stopping: threading.Event) -> Iterator[None]:
 
 
 def _told(order: Order, results: ClassResults, done: dict[str, Done]) -> int:
-    for line in results.left_alone:
+    stopped = order.stopping.is_set()
+    for line in () if stopped else _remarks(results):
         print(on_one_line(line))
-    for student in results.students:
-        told = [*([student.problem] if student.problem else []), *student.notes]
-        for result in student.exercises:
-            reasons = [result.why] if result.state == "not_graded" else []
-            found = result.grade.notes if result.grade else ()
-            told += [f"{result.short}: {line}" for line in (*reasons, *found, *result.notes)]
-        for line in told:
-            print(on_one_line(f"{student.name}: {line}"))
     undecided = [each for each in done.values() if not each.grade or each.grade.undecided]
     graded = len(done) - len(undecided)
-    print(f"{len(results.students)} students, {graded} of {len(done)} different answers graded.")
+    students, answers = len(results.students), counted(len(done), "different answer")
+    print(f"{counted(students, 'student')}, {graded} of {answers} graded.")
     print(f"The reports begin with {order.out / 'index.html'}.")
-    if order.stopping.is_set():
+    if stopped:
         print("Stopped. The same command goes on where it was.")
         return 130
     for each in undecided:
         print(on_one_line(f"{each.job.exercise.short}: {outcome(each)}"))
     return 1 if undecided else 0
+
+
+def _remarks(results: ClassResults) -> Iterator[str]:
+    yield from results.left_alone
+    for student in results.students:
+        yield from (f"{student.name}: {line}" for line in remarks(student))
 
 
 def on_one_line(text: str) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from grader import bench, mutants, verify, watch
 from grader.catalogue import Exercise, GradingError, all_exercises, find
@@ -22,6 +23,7 @@ from grader.runner import Grader, opened
 from grader.sandbox.client import TIERS, SandboxProblem
 from grader.state import State
 from grader.submit import make_archive
+from grader.words import counted
 from grader.workspace import Intake, solution_files, take_in
 
 LANES = 4
@@ -94,8 +96,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and Ctrl-C raise KeyboardInterrupt, once: then what was started is being ended."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def stop(number: int, frame: object) -> NoReturn:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def _until_told_to_stop(grader: Grader) -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the grading; the results so far are shown."""
+    """SIGTERM and Ctrl-C end the grading."""
 
     def stop(number: int, frame: object) -> None:
         grader.stopping.set()
@@ -144,18 +164,26 @@ def _grade_many(options: argparse.Namespace) -> int:
 
 def _grade_one(options: argparse.Namespace) -> int:
     exercise = find(options.exercise[0])
-    seed = random.randrange(1_000_000) if options.seed is None else options.seed
-    with opened([exercise.track]) as grader, _until_told_to_stop(grader):
-        intake = _intake(options, exercise)
-        grader.base(exercise)
-        grader.ready()
-        if options.official:
-            grader.insist_on(options.accept_tier)
-        report = grader.grade(exercise, intake, seed=seed, lanes=LANES)
+    try:
+        with _ended_by_signals(), opened([exercise.track]) as grader:
+            report = _report(options, exercise, grader)
+    except KeyboardInterrupt:
+        print(f"Stopped: {exercise.short} was not graded to its end, so nothing is kept.")
+        return 130
     print(render(report), end="")
     if not (options.solution or options.submission or report.partial):
         _remember(report)
     return 1 if report.undecided else 0
+
+
+def _report(options: argparse.Namespace, exercise: Exercise, grader: Grader) -> Report:
+    seed = random.randrange(1_000_000) if options.seed is None else options.seed
+    intake = _intake(options, exercise)
+    grader.base(exercise)
+    grader.ready()
+    if options.official:
+        grader.insist_on(options.accept_tier)
+    return grader.grade(exercise, intake, seed=seed, lanes=LANES)
 
 
 def _intake(options: argparse.Namespace, exercise: Exercise) -> Intake:
@@ -303,8 +331,9 @@ def _verify(options: argparse.Namespace) -> int:
         _write_records(options.records, runs[0])
     wrong = sum(bool(outcome.problems) for outcomes in runs for outcome in outcomes)
     print(
-        f"{len(exercises)} exercises, {len(planned)} submissions, {options.repeat} times:"
-        f" {wrong or 'none'} not as declared, {len(faults) or 'no'} faults."
+        f"{counted(len(exercises), 'exercise')}, {counted(len(planned), 'submission')},"
+        f" {counted(options.repeat, 'time')}: {wrong or 'none'} not as declared,"
+        f" {counted(len(faults), 'fault') if faults else 'no faults'}."
         f" {time.monotonic() - started:.0f} s."
     )
     return 1 if wrong or faults or not same else 0

@@ -18,6 +18,7 @@ from distributed.comm.addressing import get_address_host_port
 from grader.batch import Done, Here, Job
 from grader.catalogue import GradingError, Strict, find, load
 from grader.grade import Grade, suite_digest
+from grader.places import without_places
 from grader.workspace import Intake
 
 CONNECT_SECONDS = 10
@@ -188,4 +189,5 @@ def grade_there(job: bytes) -> bytes:
         came = there.grade(SentJob.model_validate_json(job))
     except Exception as exc:  # noqa: BLE001 - whatever it is, it goes back as text
         came = SentGrade(problem=f"A worker: {type(exc).__name__}: {exc}", again=True)
-    return came.model_dump_json().encode()
+    problem = without_places()(came.problem)
+    return came.model_copy(update={"problem": problem}).model_dump_json().encode()

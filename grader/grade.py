@@ -116,7 +116,7 @@ def _check(check: CheckReport) -> CheckGrade:
             "todo": _short(result.todo),
             "exchanges": tuple(map(_exchange, result.exchanges[-KEPT_EXCHANGES:])),
             "asked": tuple(map(_short, result.asked[-KEPT_EXCHANGES:])),
-            "printed": _text(result.printed[-KEPT_TEXT:]),
+            "printed": _text(_last_lines(result.printed)),
         }
     )
 
@@ -129,6 +129,12 @@ def _exchange(exchange: Mapping[str, Any]) -> dict[str, Any]:
 
 def _short(text: str) -> str:
     return _text(text[:KEPT_TEXT])
+
+
+def _last_lines(text: str) -> str:
+    """Whole ones, unless the last is longer than what is kept."""
+    kept = text[-KEPT_TEXT:]
+    return kept if kept == text else kept.partition("\n")[2] or kept
 
 
 def _text(text: str) -> str:

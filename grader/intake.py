@@ -2,11 +2,13 @@
 
 import codecs
 import difflib
+import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from grader.catalogue import Exercise
 from grader.manifest import Manifest, exercise_version, read_manifest, sha256
@@ -15,6 +17,9 @@ from grader.workspace import Intake, NotAFileError, take
 
 HANDED_IN = "handed_in.csv"
 """Beside the submissions: who handed in when. It is the rubric's to read."""
+
+DENIED = f"cannot be read ({os.strerror(errno.EACCES)})"
+"""Whoever grades may not open it, which is nothing that a student has done to a file."""
 
 SHOWN_EXTRAS = 3
 THE_COURSES_OWN = ("solutions", "tests")
@@ -47,6 +52,9 @@ class Student:
     problem: str = ""
     """Why nothing of theirs can be taken."""
 
+    without_answers: Literal["not_handed_in", "unreadable", "not_graded"] = "not_handed_in"
+    """What that makes of each exercise: nothing came, nobody can read it, a person has to look."""
+
     manifest: Manifest | None = None
 
 
@@ -54,7 +62,7 @@ class Student:
 class Class:
     students: Sequence[Student]
     left_alone: Sequence[str] = field(default=())
-    """Sentences about what lies there and is nobody's submission."""
+    """Sentences about what lies there and is nobody's submission, or may be somebody else's."""
 
 
 def take_in_class(
@@ -82,7 +90,16 @@ def take_in_class(
         else:
             left_alone.append(f"{path.name} is neither a folder nor an archive")
     students = [take_in_student(name, paths, exercises) for name, paths in found.items()]
-    return Class(students, left_alone)
+    return Class(students, [*left_alone, *_one_but_for_case(found)])
+
+
+def _one_but_for_case(names: Collection[str]) -> Iterator[str]:
+    by_case: dict[str, list[str]] = {}
+    for name in names:
+        by_case.setdefault(name.casefold(), []).append(name)
+    for alike in by_case.values():
+        if len(alike) > 1:
+            yield f"{' and '.join(alike)} differ in case alone, and count as {len(alike)} students"
 
 
 def _is_a_course(folder: Path, exercises: Sequence[Exercise]) -> bool:
@@ -93,19 +110,19 @@ def _is_a_course(folder: Path, exercises: Sequence[Exercise]) -> bool:
 
 def take_in_student(name: str, paths: Sequence[Path], exercises: Sequence[Exercise]) -> Student:
     """`paths` are one folder or archive, unless they handed in several times."""
-    try:
-        students = [_take_in(name, path, exercises) for path in paths]
-    except Unreadable as exc:
-        return Student(name, problem=str(exc))
-    except OSError as exc:
-        return Student(name, problem=f"cannot be read ({exc.strerror or exc})")
+    students = [_take_in(name, path, exercises) for path in paths]
     if len(students) == 1:
         return students[0]
     names = " and ".join(path.name for path in paths)
+    for student, path in zip(students, paths, strict=True):
+        if student.without_answers == "unreadable":
+            problem = f"handed in {names}, of which {path.name} {student.problem}; keep one of them"
+            return Student(name, problem=problem, without_answers="not_graded")
     if any(_contents(student) != _contents(students[0]) for student in students):
-        return Student(name, problem=f"handed in {names}, which differ; keep one of them")
+        problem = f"handed in {names}, which differ; keep one of them"
+        return Student(name, problem=problem, without_answers="not_graded")
     twice = f"handed in {names}, which hold the same"
-    return Student(name, students[0].answers, [*students[0].notes, twice])
+    return replace(students[0], notes=[*students[0].notes, twice])
 
 
 def _contents(student: Student) -> list[tuple[str, Intake]]:
@@ -113,6 +130,16 @@ def _contents(student: Student) -> list[tuple[str, Intake]]:
 
 
 def _take_in(name: str, path: Path, exercises: Sequence[Exercise]) -> Student:
+    try:
+        return _taken(name, path, exercises)
+    except Unreadable as exc:
+        return Student(name, problem=str(exc), without_answers="unreadable")
+    except OSError as exc:
+        problem = f"cannot be read ({exc.strerror or type(exc).__name__})"
+        return Student(name, problem=problem, without_answers="unreadable")
+
+
+def _taken(name: str, path: Path, exercises: Sequence[Exercise]) -> Student:
     with opened_shelf(path) as shelf:
         found = {exercise.id: _places(shelf, exercise) for exercise in exercises}
         homes = {id_: _homes(places) for id_, places in found.items()}
@@ -134,14 +161,25 @@ def _nothing_found(name: str, path: Path, shelf: Shelf, exercises: Sequence[Exer
     if len(inner) == 1 and path.is_dir() and inner[0].is_file() and not inner[0].is_symlink():
         return take_in_student(name, inner, exercises)
     if not paths:
-        raise Unreadable("holds no file")
-    for exercise in exercises:
-        for file in exercise.files:
-            for each in paths:
-                if PurePosixPath(each).name == PurePosixPath(file.path).name:
-                    place = exercise.home / file.path
-                    raise Unreadable(f"has {each} where it belongs to no exercise; {place} would")
-    raise Unreadable("holds none of the exercises' folders, such as exercises/medium/ex02_…")
+        return Student(name, problem="holds no file")
+    problem = _misplaced(paths, exercises, is_folder=path.is_dir())
+    return Student(name, problem=problem, without_answers="not_graded")
+
+
+def _misplaced(paths: Collection[str], exercises: Sequence[Exercise], *, is_folder: bool) -> str:
+    """What was probably meant, by a file's name."""
+    archives = sorted(path for path in paths if is_archive(Path(path)))
+    if archives:
+        inside = "one alone would be opened" if is_folder else "archives in archives are not opened"
+        return f"holds {_some(archives)} and no exercise's folder; {inside}"
+    by_name = {PurePosixPath(path).name: path for path in paths}
+    places = [exercise.home / file.path for exercise in exercises for file in exercise.files]
+    meant = [(place, place.name) for place in places if place.name in by_name] or [
+        (place, name) for place in places for name in _alike(place.name, list(by_name))
+    ]
+    for place, name in meant:
+        return f"has {by_name[name]} where it belongs to no exercise; {place} would"
+    return "holds none of the exercises' folders, such as exercises/medium/ex02_…"
 
 
 # --- where an exercise lies
@@ -157,7 +195,9 @@ def _places(shelf: Shelf, exercise: Exercise) -> dict[PurePosixPath, tuple[bool,
     for path in shelf.paths():
         parts = PurePosixPath(path).parts
         for at in range(1, len(parts)):
-            if parts[at - 1].lower() == exercise.track and _is_called(parts[at], exercise):
+            is_folder = at + 1 < len(parts) or "." not in parts[at]  # at the end, perhaps a link
+            named = is_folder and _is_called(parts[at], exercise)
+            if parts[at - 1].lower() == exercise.track and named:
                 outside = at < 2 or parts[at - 2].lower() != "exercises"
                 found[PurePosixPath(*parts[: at + 1])] = (outside, at)
                 break
@@ -194,6 +234,8 @@ def _answer(
     where = " and ".join(map(str, homes))
     if any(intake != taken[0] for intake in taken):
         return Answer(exercise, taken[0], problem=f"lies in {where}, which differ; keep one")
+    if denied := [line for line in taken[0].tampered if line.endswith(DENIED)]:
+        return Answer(exercise, taken[0], problem=denied[0])
     notes = [
         f"{home} was taken for {exercise.home}"
         for home in homes
@@ -208,9 +250,14 @@ def _answer(
         and _take_from(shelf, exercise, place).files not in ({}, taken[0].files)
     ]
     names = _below(shelf, homes[0])
-    notes += _instead(exercise, taken[0], names)
+    meant = _instead(exercise, taken[0], names)
+    notes += [
+        f"{name} was ignored, and {path} is missing: if the one is meant for the other,"
+        " rename it and hand in again"
+        for path, name in meant.items()
+    ]
     notes += [f"{path} {odd}" for path, data in taken[0].files.items() for odd in _oddities(data)]
-    notes += _left_out(exercise, names)
+    notes += _left_out(exercise, [name for name in names if name not in meant.values()])
     flags = [*_changed(shelf, exercise, homes[0]), *_not_as_submitted(manifest, exercise, taken[0])]
     return Answer(exercise, taken[0], notes, flags=flags)
 
@@ -224,14 +271,19 @@ def _below(shelf: Shelf, home: PurePosixPath) -> list[str]:
     return sorted(str(path.relative_to(home)) for path in paths if home in path.parents)
 
 
-def _instead(exercise: Exercise, intake: Intake, names: Sequence[str]) -> Iterator[str]:
+def _instead(exercise: Exercise, intake: Intake, names: Sequence[str]) -> dict[str, str]:
     """For each file that is missing, the one that was probably meant."""
     wanted = {file.path for file in exercise.files}
     others = [name for name in names if name not in wanted and name not in _given(exercise)]
-    for file in exercise.files:
-        if f"{file.path} is missing" in intake.missing:
-            for name in difflib.get_close_matches(file.path, others, n=1):
-                yield f"{name} may be meant for {file.path}, which is missing"
+    missing = [path for path in wanted if f"{path} is missing" in intake.missing]
+    return {path: name for path in sorted(missing) for name in _alike(path, others)}
+
+
+def _alike(wanted: str, names: Sequence[str]) -> list[str]:
+    """The most similar of them, if any is: a second download, a copy, another case."""
+    by_case = {name.casefold(): name for name in reversed(names)}
+    found = difflib.get_close_matches(wanted.casefold(), by_case, n=1)
+    return [by_case[each] for each in found]
 
 
 def _oddities(data: bytes) -> Iterator[str]:
@@ -251,9 +303,13 @@ def _left_out(exercise: Exercise, names: Sequence[str]) -> Iterator[str]:
     known = {file.path for file in exercise.files} | _given(exercise).keys()
     extra = [name for name in names if name not in known and not _is_a_by_product(name)]
     if extra:
-        more = f" and {len(extra) - SHOWN_EXTRAS} more" if len(extra) > SHOWN_EXTRAS else ""
-        shown = ", ".join(extra[:SHOWN_EXTRAS])
-        yield f"{shown}{more} may not be added, so it was left out"
+        was = "it was" if len(extra) == 1 else "they were"
+        yield f"{_some(extra)} may not be added, so {was} left out"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_EXTRAS} more" if len(names) > SHOWN_EXTRAS else ""
+    return ", ".join(names[:SHOWN_EXTRAS]) + more
 
 
 def _is_a_by_product(name: str) -> bool:

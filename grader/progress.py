@@ -76,7 +76,9 @@ class Lines:
 
     def _tell_kept(self) -> None:
         if self._kept:
-            print(f"{self._kept} of {self._total} were graded before, and are as they were.")
+            one = self._kept == 1
+            verbs = ("was", "is as it was") if one else ("were", "are as they were")
+            print(f"{self._kept} of {self._total} {verbs[0]} graded before, and {verbs[1]}.")
             self._total -= self._kept
             self._kept = 0
 

@@ -2,8 +2,8 @@
 
 import textwrap
 import unicodedata
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeVar
 
 from grader.report import CheckReport, Report, Verdict
 from grader.sandbox.client import TIERS
@@ -37,7 +37,7 @@ def _is_harmless(char: str) -> bool:
 def render(report: Report) -> str:
     """The whole report."""
     lines = [*_head(report), *_points(report), *_notes(report), *_summary(report), ""]
-    for alike in _by_cause(_told(report)):
+    for alike in by_cause(_told(report)):
         lines += [*_explain(report, alike[0]), *_also(alike), ""]
     return "\n".join([*lines, *_foot(report)]) + "\n"
 
@@ -45,7 +45,7 @@ def render(report: Report) -> str:
 def render_first(report: Report) -> str:
     """What matters while somebody works: the first thing to mend. The rest was not asked."""
     lines = [*_head(report), *([] if _told(report) else _points(report)), *_notes(report)]
-    for alike in _by_cause(_told(report))[:1]:
+    for alike in by_cause(_told(report))[:1]:
         lines += [*_explain(report, alike[0]), ""]
         lines += _wrapped(
             "Checks after this one were not asked, and no points were counted:"
@@ -65,26 +65,54 @@ def _holds(check: CheckReport) -> bool:
     return check.verdict is Verdict.PASSED
 
 
-def _by_cause(failing: list[CheckReport]) -> list[list[CheckReport]]:
+class Told(Protocol):
+    """What a report or a page has of a check."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def verdict(self) -> Verdict: ...
+
+    @property
+    def todo(self) -> str: ...
+
+    @property
+    def printed(self) -> str: ...
+
+
+Check = TypeVar("Check", bound=Told)
+
+
+def by_cause(failing: Iterable[Check]) -> list[list[Check]]:
     """Checks that one TODO, or one crash, keeps from passing are explained once."""
-    groups: dict[str, list[CheckReport]] = {}
+    groups: dict[str, list[Check]] = {}
     for check in failing:
         groups.setdefault(_cause(check), []).append(check)
     return list(groups.values())
 
 
-def _cause(check: CheckReport) -> str:
-    if check.result and check.result.todo:
-        return check.result.todo
-    if check.result and check.verdict is Verdict.CRASHED:
-        return (check.result.printed.splitlines() or [""])[-1]
+def _cause(check: Told) -> str:
+    if check.todo:
+        return check.todo
+    if check.verdict is Verdict.CRASHED:
+        return last_line(check.printed)
     return check.id
+
+
+def crashed(check: Told) -> bool:
+    """And it was no TODO that ended it."""
+    return check.verdict is Verdict.CRASHED and not check.todo
+
+
+def last_line(printed: str) -> str:
+    return (printed.splitlines() or [""])[-1]
 
 
 def _also(alike: list[CheckReport]) -> Iterator[str]:
     first, *others = alike
     if others:
-        what = "TODO" if first.result and first.result.todo else "crash"
+        what = "TODO" if first.todo else "crash"
         yield from _part(f"The same {what} stops", ", ".join(check.id for check in others))
 
 
@@ -120,8 +148,7 @@ def _explain(report: Report, check: CheckReport) -> Iterator[str]:
         yield from _list("The model", result.asked)
         if check.verdict in (Verdict.CRASHED, Verdict.OVER_LIMIT) or not result.exchanges:
             yield from _list("It printed", result.printed.rstrip().splitlines()[-MAX_LINES:])
-    crashed = check.verdict is Verdict.CRASHED and not (result and result.todo)
-    yield from _part("Next", AFTER_A_CRASH if crashed else declared.next)
+    yield from _part("Next", AFTER_A_CRASH if crashed(check) else declared.next)
     link = declared.link or str(report.exercise.home / "README.md")
     yield f"  Read: {link}"
 
@@ -174,7 +201,7 @@ def _list(name: str, items: Any) -> Iterator[str]:
     yield f"  {name}:"
     for item in items:
         yield from textwrap.wrap(
-            printable(item).replace('File "/course/', 'File "')[:600],  # where the walls have it
+            printable(item)[:600],
             WIDTH,
             initial_indent="    ",
             subsequent_indent="      ",

@@ -58,6 +58,14 @@ class CheckReport:
     result: Result | None
     """The one that decided: the gravest, and of those the first."""
 
+    @property
+    def todo(self) -> str:
+        return self.result.todo if self.result else ""
+
+    @property
+    def printed(self) -> str:
+        return self.result.printed if self.result else ""
+
 
 @dataclass(frozen=True)
 class Report:

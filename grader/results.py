@@ -16,6 +16,7 @@ from grader.batch import Done, Job
 from grader.catalogue import Exercise, Strict, criteria
 from grader.grade import Grade
 from grader.intake import Answer, Class, Student
+from grader.places import without_places
 from grader.rubric import Points, Rubric, rounded, weighted
 from grader.similar import Similar
 
@@ -26,7 +27,7 @@ class ExerciseResult(Strict):
     exercise: str
     short: str
     title: str
-    state: Literal["graded", "could_not_tell", "not_graded", "not_handed_in"]
+    state: Literal["graded", "could_not_tell", "not_graded", "unreadable", "not_handed_in"]
     points: float = 0
     """Of a hundred, private checks included."""
 
@@ -45,6 +46,12 @@ class ExerciseResult(Strict):
 
     notes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> list[str]:
+        """What is odd about the answer, by whoever took it or graded it, and each thing once."""
+        first = [note for note in (self.grade.notes if self.grade else ()) if note]
+        return [*(n for n in first if not any(n in each for each in self.notes)), *self.notes]
 
 
 class CriterionResult(Strict):
@@ -75,6 +82,13 @@ class StudentResult(Strict):
     exercises: tuple[ExerciseResult, ...] = ()
     problem: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def trouble(self) -> str:
+        """`problem`, and what it means."""
+        unreadable = any(result.state == "unreadable" for result in self.exercises)
+        meaning = "was handed in and could not be read: it " if unreadable else ""
+        return meaning + self.problem
 
     @property
     def graded(self) -> list[ExerciseResult]:
@@ -144,7 +158,11 @@ def _student(
         suite, answer = suites.get(exercise.id), answers.get(exercise.id)
         keys = [each.key for each in (exercise, suite) if each]
         came = [done[jobs[student.name, key].key] for key in keys if (student.name, key) in jobs]
-        results.append(_result(exercise, suite, answer, came, _hints(student, exercise)))
+        result = _result(exercise, suite, answer, came, _hints(student, exercise))
+        if answer is None and student.problem:
+            about = {"state": student.without_answers, "why": legible(student.problem)}
+            result = result.model_copy(update=about)
+        results.append(result)
     by_criterion = _by_criterion(exercises, suites, results)
     if rubric.total_of == "exercises":
         percents = {result.short: result.points for result in results}
@@ -191,7 +209,7 @@ def _result(
     grades = [each.grade for each in came if each.grade]
     if answer.problem or len(grades) < (2 if suite else 1):
         why = answer.problem or next(each.problem for each in came if not each.grade)
-        return known.model_copy(update={**about, "state": "not_graded", "why": legible(why)})
+        return known.model_copy(update={**about, "state": "not_graded", "why": _short(why)})
     grade, private = grades[0], grades[1] if suite else None
     share = suite.share if suite else 0
     points = grade.earned * (100 - share) / 100 + (private.earned if private else 0) * share / 100
@@ -205,6 +223,12 @@ def _result(
             "points": rounded(points),
         }
     )
+
+
+def _short(why: str) -> str:
+    """For whoever reads a page: what a broken suite printed, and where, is the trainer's alone."""
+    told: str = without_places()((why.splitlines() or [""])[0])
+    return legible(told).rstrip(".:")
 
 
 def _by_criterion(

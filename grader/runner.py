@@ -18,6 +18,7 @@ from typing import Any
 
 from grader.catalogue import ROOT, TRACKS, Exercise, GradingError
 from grader.judge.assignment import MEMORY, VARIABLE, Assignment, Lane, send
+from grader.places import without_places
 from grader.report import Report, Result, Verdict, all_alike, judge_checks
 from grader.sandbox.client import TIERS, SandboxProblem, WarmParent, strongest_walls
 from grader.workspace import Intake, assemble, make_base, open_book
@@ -98,7 +99,9 @@ class Grader:
         judges = self.judges(exercise)
         base = self.base(exercise)
         self.ready()
-        with tempfile.TemporaryDirectory(prefix="work-", dir=self.warm.folder) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix="work-", dir=self.warm.folder, ignore_cleanup_errors=True
+        ) as folder:
             workspace = assemble(exercise, base, intake.files, Path(folder) / "course")
             Path(folder).chmod(0o755)
             assignment = Assignment(
@@ -115,7 +118,8 @@ class Grader:
             if undecided and heard.finished:
                 again = assignment.model_copy(update={"only": undecided})
                 heard = heard.mended_by(judges.judge(again, 1, listener))
-        checks = judge_checks(exercise, heard.collected, heard.results)
+        results = [cleaned(result, workspace, self.warm.folder) for result in heard.results]
+        checks = judge_checks(exercise, heard.collected, results)
         return Report(
             exercise,
             seed,
@@ -131,6 +135,21 @@ class Grader:
     def _refused(self, exercise: Exercise, seed: int, intake: Intake) -> Report:
         checks = all_alike(exercise, Verdict.TAMPERED, f"{intake.tampered[0]}, so nothing was run.")
         return Report(exercise, seed, self.tier, [], checks, notes=intake.tampered)
+
+
+def cleaned(result: Result, *workplaces: Path) -> Result:
+    """What a student and others may read of it."""
+    clean, printed = without_places(*workplaces), result.printed
+    if len(printed) >= MAX_PRINTED and "\n" in printed:
+        printed = printed.partition("\n")[2]  # the rest of a line, and so maybe of a path
+    return replace(
+        result,
+        said=clean(result.said),
+        todo=clean(result.todo),
+        exchanges=clean(result.exchanges),
+        asked=clean(result.asked),
+        printed=clean(printed),
+    )
 
 
 @dataclass(frozen=True)
@@ -284,6 +303,20 @@ def listen(
 
     Keys are the ends of pipes to read from, which are closed.
     """
+    try:
+        _listen(results, printed, seconds, listener)
+    except BaseException:  # somebody pressed Ctrl-C
+        for heard in results.values():
+            end(heard.process)
+        raise
+    finally:
+        for fd in (*results, *printed):
+            os.close(fd)
+
+
+def _listen(
+    results: Mapping[int, Heard], printed: Mapping[int, Heard], seconds: float, listener: Listener
+) -> None:
     deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         for fd in (*results, *printed):
@@ -302,8 +335,6 @@ def listen(
                     results[key.fd].hear(data, listener.tell)
                 else:
                     printed[key.fd].printed = (printed[key.fd].printed + data)[-MAX_PRINTED:]
-    for fd in (*results, *printed):
-        os.close(fd)
 
 
 def end(process: int) -> None:

@@ -99,14 +99,16 @@ def _refuse_if(wrong: bool, why: str) -> None:
 
 
 def _first_words(exc: Exception) -> str:
-    return (str(exc) or type(exc).__name__).splitlines()[0][:100]
+    """Without the path that an OSError names: pages that are sent say this."""
+    text = (exc.strerror if isinstance(exc, OSError) else "") or str(exc) or type(exc).__name__
+    return text.splitlines()[0][:100]
 
 
 class FolderShelf:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._paths: list[str] = []
-        for at, folders, files in os.walk(folder):
+        for at, folders, files in os.walk(folder, onerror=self._closed):
             here = Path(at)
             links = [name for name in folders if (here / name).is_symlink()]
             folders[:] = sorted(
@@ -115,6 +117,11 @@ class FolderShelf:
             names = (str((here / name).relative_to(folder)) for name in (*files, *links))
             self._paths += names
             _refuse_if(len(self._paths) > MAX_ENTRIES, f"holds more than {MAX_ENTRIES} files")
+
+    def _closed(self, exc: OSError) -> None:
+        within = Path(exc.filename).relative_to(self._folder)
+        where = f"{within}: " if within.parts else ""
+        raise Unreadable(f"cannot be read ({where}{exc.strerror})") from exc
 
     def paths(self) -> Collection[str]:
         return self._paths
@@ -180,7 +187,6 @@ def _tidy(name: str) -> str:
 
 
 def _check_entries(names: list[str]) -> None:
-    _refuse_if(not names, "holds no file")
     _refuse_if(len(names) > MAX_ENTRIES, f"holds more than {MAX_ENTRIES} files")
     for name in names:
         path = PurePosixPath(name.replace("\\", "/"))

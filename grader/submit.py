@@ -8,6 +8,7 @@ from grader.catalogue import Exercise, GradingError
 from grader.manifest import MANIFEST, Manifest, Packed, exercise_version, sha256
 from grader.starters import is_untouched
 from grader.state import State
+from grader.words import counted
 from grader.workspace import take_in
 
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
@@ -37,7 +38,7 @@ def make_archive(out: Path, exercises: Sequence[Exercise], state: State) -> list
         if is_untouched(exercise, intake.files):
             told.append(f"{exercise.short}: {names}: still the starter, which earns nothing")
         else:
-            told.append(f"{exercise.short}: {names}; {tried.hints} hints taken")
+            told.append(f"{exercise.short}: {names}; {counted(tried.hints, 'hint')} taken")
     if not files:
         raise GradingError("There is nothing to hand in here.")
     manifest = Manifest(exercises=packed).model_dump_json(indent=1)

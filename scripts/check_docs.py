@@ -21,7 +21,8 @@ def main() -> int:
     problems = list(find_problems(ROOT))
     for problem in problems:
         print(problem)
-    print(f"docs: {len(problems) or 'no'} problems in {len(pages_of(ROOT))} pages")
+    found = "1 problem" if len(problems) == 1 else f"{len(problems) or 'no'} problems"
+    print(f"docs: {found} in {len(pages_of(ROOT))} pages")
     return 1 if problems else 0
 
 

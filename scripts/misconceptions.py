@@ -6,6 +6,7 @@ from pathlib import Path
 
 from grader.catalogue import ROOT, Exercise, GradingError, find
 from grader.verify import Matrix, cases, load_matrix
+from grader.words import counted
 
 
 def table(name: str) -> str:
@@ -51,7 +52,9 @@ def write_example(name: str, case: str, out: str) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     return (
-        f"{len(files)} files are in {out}; it is to earn {there[case].earned} points; grade them"
+        f"{counted(len(files), 'file')} {'is' if len(files) == 1 else 'are'} in {out};"
+        f" it is to earn {counted(there[case].earned, 'point')};"
+        f" grade {'it' if len(files) == 1 else 'them'}"
         f' with: make grade EX={exercise.short} ARGS="--submission {out}"'
     )
 

@@ -32,14 +32,16 @@ FILE_BYTES = 256 * 1024 * 1024
 """What one file of a server may grow to."""
 
 # The server is a child of a shell that waits for the end of its own input. That input is a pipe
-# which only this process holds, so the server ends with this process, however that ends.
+# which only this process holds, so the server ends with this process, however that ends. It is told
+# there which other processes are frozen: they would notice no end, and stay.
 KEEPER = """
 ulimit -f "$1"; end=$2; shift 2
 "$@" </dev/null >server.log 2>&1 &
 echo $!
 exec >&-
-read -r nothing
-kill -CONT $! 2>&-
+frozen=
+while read -r told; do frozen=$told; done
+kill -CONT $! $frozen 2>&-
 kill -"$end" $! 2>&-
 wait
 """
@@ -76,6 +78,7 @@ class Server(ABC):
             user=self._user,
             group=self._user,
             extra_groups=None if self._user is None else [],
+            start_new_session=True,  # who ends this process's group leaves the rest to the keeper
         )
         assert self._keeper.stdout
         self.pid = int(self._keeper.stdout.readline())
@@ -104,6 +107,12 @@ class Server(ABC):
     def freeze(self) -> None:
         """It keeps its connections, takes new ones, and says nothing."""
         os.kill(self.pid, signal.SIGSTOP)
+
+    def _tell_keeper(self, frozen: Sequence[int]) -> None:
+        """Processes that it is to wake at the end, beside the server's own."""
+        if self._keeper and self._keeper.stdin:
+            self._keeper.stdin.write(f"{' '.join(map(str, frozen))}\n".encode())
+            self._keeper.stdin.flush()
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
@@ -270,16 +279,18 @@ class Postgres(Server):
                 "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
             )
             self._frozen = [pid for (pid,) in others]
+        self._tell_keeper(self._frozen)
         self._tell_frozen(signal.SIGSTOP)
 
     def thaw(self) -> None:
         self._tell_frozen(signal.SIGCONT)
+        self._frozen = []
+        self._tell_keeper([])
         super().thaw()
 
     def stop(self) -> None:
-        self._tell_frozen(signal.SIGCONT)
+        super().stop()  # whose keeper wakes them all
         self._frozen = []
-        super().stop()
 
     def _tell_frozen(self, number: signal.Signals) -> None:
         for pid in self._frozen:

@@ -10,15 +10,24 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from grader.grade import CheckGrade, Grade
-from grader.render import NAMES, printable
+from grader.render import (
+    AFTER_A_CRASH,
+    NAMES,
+    by_cause,
+    crashed,
+    last_line,
+    printable,
+)
 from grader.report import Verdict
 from grader.results import ClassResults, ExerciseResult, StudentResult
+from grader.words import counted
 
 EVIDENCE = {"exchanges", "asked", "printed"}
 STATES = {
     "graded": "graded",
     "could_not_tell": "could not tell",
     "not_graded": "not graded",
+    "unreadable": "handed in, could not be read",
     "not_handed_in": "not handed in",
 }
 FORMULA = re.compile(r"[=+\-@\t\r\n|%]|\\u[0-9a-f]{4}")
@@ -69,13 +78,15 @@ def cell(text: str) -> str:
 
 
 def remarks(student: StudentResult) -> Iterator[str]:
-    """What a person has to look at."""
+    """What a person has to look at: the same in every form."""
     if student.problem:
-        yield student.problem
+        yield student.trouble
+    yield from student.notes
     for result in student.exercises:
-        if result.state in ("not_graded", "could_not_tell"):
+        if not student.problem and result.state in ("not_graded", "could_not_tell"):
             why = f": {result.why}" if result.why else ""
             yield f"{result.short} {STATES[result.state]}{why}"
+        yield from (f"{result.short}: {line}" for line in result.told)
 
 
 # --- JUnit
@@ -87,7 +98,7 @@ def junit(results: ClassResults) -> bytes:
     for student in results.students:
         if student.problem:
             case = _case(suites, student, "submission", "can be read", errors=1)
-            ET.SubElement(case, "error", message=printable(student.problem))
+            ET.SubElement(case, "error", message=printable(student.trouble))
         for result in student.exercises:
             _suite(suites, student, result)
     ET.indent(suites)
@@ -97,14 +108,16 @@ def junit(results: ClassResults) -> bytes:
 
 
 def _suite(suites: ET.Element, student: StudentResult, result: ExerciseResult) -> None:
-    if result.state == "not_handed_in":
+    if result.state == "not_handed_in" or student.problem:
         case = _case(suites, student, result.short, "is handed in", skipped=1)
-        ET.SubElement(case, "skipped", message="not handed in")
+        ET.SubElement(case, "skipped", message=STATES[result.state])
     elif result.grade is None:
         case = _case(suites, student, result.short, "can be graded", errors=1)
         ET.SubElement(case, "error", message=printable(result.why))
     else:
-        _checks(suites, student, result.short, result.grade)
+        suite = _checks(suites, student, result.short, result.grade)
+        if result.told:
+            ET.SubElement(suite, "system-out").text = printable("\n".join(result.told))
         if result.private:
             _checks(suites, student, f"{result.short} private", result.private)
 
@@ -122,7 +135,7 @@ def _named(student: StudentResult, about: str) -> dict[str, str]:
     return {"name": f"{printable(student.name)} {about}"}
 
 
-def _checks(suites: ET.Element, student: StudentResult, about: str, grade: Grade) -> None:
+def _checks(suites: ET.Element, student: StudentResult, about: str, grade: Grade) -> ET.Element:
     undecided = [check for check in grade.checks if check.verdict is Verdict.COULD_NOT_TELL]
     suite = ET.SubElement(suites, "testsuite", _named(student, about))
     suite.set("tests", str(len(grade.checks)))
@@ -135,6 +148,7 @@ def _checks(suites: ET.Element, student: StudentResult, about: str, grade: Grade
             kind = "error" if check in undecided else "failure"
             said = ET.SubElement(case, kind, type=check.verdict.value)
             said.set("message", printable(check.said))
+    return suite
 
 
 # --- Gradescope
@@ -143,9 +157,9 @@ def _checks(suites: ET.Element, student: StudentResult, about: str, grade: Grade
 def gradescope(student: StudentResult) -> bytes:
     """What an autograder puts into results.json."""
     tests = [test for result in student.graded for test in _tests(result)]
-    told = [*student.notes, *([student.problem] if student.problem else [])]
-    for result in student.exercises:
-        told += [f"{result.short}: {note}" for note in (*result.notes, result.why) if note]
+    told = list(remarks(student))
+    for result in student.graded:
+        told += [f"{result.short}: {line}" for line in _crashes(result)]
     return _json(
         {
             "score": student.total,
@@ -156,6 +170,13 @@ def gradescope(student: StudentResult) -> bytes:
             "tests": tests,
         }
     )
+
+
+def _crashes(result: ExerciseResult) -> Iterator[str]:
+    """Each once, with its last line; the tests say which of them it stops."""
+    checks = result.grade.checks if result.grade else ()
+    for first, *_ in by_cause(check for check in checks if crashed(check)):
+        yield f"{last_line(first.printed)} {AFTER_A_CRASH}".lstrip()
 
 
 def _tests(result: ExerciseResult) -> Iterator[dict[str, Any]]:
@@ -196,7 +217,8 @@ def summary(results: ClassResults) -> str:
         told = markdown("; ".join(remarks(student)))
         lines.append(_row([markdown(student.name), f"{student.total:g}", *points, told]))
     graded = sum(len(student.graded) for student in results.students)
-    lines += ["", f"{len(results.students)} students, {graded} answers graded."]
+    students = counted(len(results.students), "student")
+    lines += ["", f"{students}, {counted(graded, 'answer')} graded."]
     lines += [f"Seed {results.seed}. Isolation tier {results.tier}."]
     return "\n".join(lines) + "\n"
 

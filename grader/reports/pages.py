@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from markupsafe import Markup
 
 from grader.catalogue import Check, Exercise, Misconception, criteria
 from grader.grade import CheckGrade, Grade
-from grader.render import NAMES, printable
+from grader.render import AFTER_A_CRASH, MAX_LINES, NAMES, by_cause, crashed, printable
 from grader.report import Verdict
-from grader.reports.forms import STATES
+from grader.reports.forms import STATES, remarks
 from grader.results import ClassResults, ExerciseResult, StudentResult
 from grader.sandbox.client import TIERS
+from grader.words import counted
 
 SIGNS = {
     Verdict.PASSED: "✓",
@@ -30,6 +31,8 @@ SIGNS = {
 WORDS = {verdict: name.lower() for verdict, name in NAMES.items()}
 STUCK_BELOW = 50
 MOST_MISCONCEPTIONS = 10
+FITS_A_PHONE = 4
+"""Checks beside each other, with the longest names of students."""
 
 
 def _printed(value: object) -> object:
@@ -54,6 +57,8 @@ def _environment() -> Environment:
         "words": WORDS,
         "states": STATES,
         "tiers": TIERS,
+        "counted": counted,
+        "after_a_crash": AFTER_A_CRASH,
     }
     return environment
 
@@ -103,13 +108,28 @@ class Section:
     def private_checks(self) -> list[Shown]:
         return _shown(self.suite, self.result.private) if self.suite else []
 
+    def crashes(self) -> list[list[Shown]]:
+        """Said first, each once: nothing else can be mended before."""
+        return [group for group in self._to_explain() if crashed(group[0].grade)]
+
+    def last_words(self, check: Shown) -> str:
+        return "\n".join(check.grade.printed.rstrip().splitlines()[-MAX_LINES:])
+
+    def crash_of(self, check: Shown) -> int | None:
+        """Which of them keeps the check from passing, counted from 1."""
+        crashes = enumerate(self.crashes(), 1)
+        ids = ((number, [each.declared.id for each in group]) for number, group in crashes)
+        return next((number for number, stopped in ids if check.declared.id in stopped), None)
+
     def to_mend(self) -> list[tuple[Shown, list[str]]]:
         """Checks that one TODO keeps from passing are explained once; the ids of the others."""
-        groups: dict[str, list[Shown]] = {}
-        for check in self.checks():
-            if not check.passed:
-                groups.setdefault(check.grade.todo or check.declared.id, []).append(check)
-        return [(first, [each.declared.id for each in more]) for first, *more in groups.values()]
+        groups = [group for group in self._to_explain() if not crashed(group[0].grade)]
+        return [(first, [each.declared.id for each in more]) for first, *more in groups]
+
+    def _to_explain(self) -> list[list[Shown]]:
+        by_id = {check.declared.id: check for check in self.checks() if not check.passed}
+        groups = by_cause(check.grade for check in by_id.values())
+        return [[by_id[check.id] for check in group] for group in groups]
 
     @property
     def misconception(self) -> Misconception | None:
@@ -133,7 +153,7 @@ def student_page(
     sections = [
         Section(exercises[result.exercise], result, exercises.get(f"{result.exercise} private"))
         for result in student.exercises
-        if result.state != "not_handed_in"
+        if result.state != "not_handed_in" and not student.problem
     ]
     page = PAGES.get_template("student.html.j2")
     return page.render(results=results, student=student, sections=sections)
@@ -194,21 +214,22 @@ class Shared:
 
 
 def class_page(results: ClassResults, exercises: Mapping[str, Exercise]) -> str:
-    columns = [_column(results, exercises[id_]) for id_ in results.exercises]
-    columns = [column for column in columns if column.rows]
+    columns = _handed_in(_column(results, exercises[id_]) for id_ in results.exercises)
     private = [_column(results, each) for each in exercises.values() if each.private]
     page = PAGES.get_template("class.html.j2")
     return page.render(
         results=results,
         columns=columns,
-        tables=[*columns, *(column for column in private if column.rows)],
+        fits_a_phone=FITS_A_PHONE,
+        tables=[*columns, *_handed_in(private)],
         distribution=distribution([student.total for student in results.students]),
         criteria=_class_criteria(results),
         misconceptions=_misconceptions(columns),
         stuck=list(_stuck(columns)),
         flags=list(_flags(results)),
+        remarks=[(student, line) for student in results.students for line in remarks(student)],
+        counts=Counter(r.state for s in results.students if not s.problem for r in s.exercises),
         problems=[student for student in results.students if student.problem],
-        counts=Counter(r.state for student in results.students for r in student.exercises),
         exercises=exercises,
     )
 
@@ -221,6 +242,13 @@ def _column(results: ClassResults, exercise: Exercise) -> Column:
         if result.exercise == exercise.id and result.state != "not_handed_in"
     ]
     return Column(exercise, rows)
+
+
+def _handed_in(columns: Iterable[Column]) -> list[Column]:
+    """Those that somebody's answer is in; of what cannot be read, nobody knows which it was."""
+    there = [column for column in columns if column.rows]
+    known = [each for each in there if any(not student.problem for student, _ in each.rows)]
+    return known or there
 
 
 def distribution(totals: Sequence[float]) -> list[tuple[str, int]]:

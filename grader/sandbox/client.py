@@ -20,6 +20,7 @@ from typing import Any, Self
 from grader.catalogue import TRACKS
 from grader.sandbox.memory import give_back, memory_for
 from grader.sandbox.order import Line, Order
+from grader.words import counted
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER_SECONDS = 10
@@ -74,7 +75,7 @@ class Output:
     @property
     def text(self) -> str:
         left_out = self.total - len(self._head) - len(self._tail)
-        gap = f"\n[{left_out} bytes left out]\n".encode() if left_out else b""
+        gap = f"\n[{counted(left_out, 'byte')} left out]\n".encode() if left_out else b""
         return (bytes(self._head) + gap + bytes(self._tail)).decode(errors="backslashreplace")
 
 

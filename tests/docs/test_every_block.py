@@ -7,6 +7,7 @@ from grader.catalogue import all_exercises
 from scripts.check_docs import ROOT, pages_of
 from scripts.markdown import SHELLS, Fence, read_page
 from tests.docs.test_commands import PAGES
+from tests.docs.test_trainers_pages import TRAINERS
 
 COMMAND = re.compile(
     r"^(\$ )?(sudo |[A-Z_]+=\S+ )*"
@@ -49,7 +50,7 @@ EXCEPTIONS = {
 def followed() -> set[Path]:
     """The pages that one of the tests beside this follows from the top."""
     exercises = {exercise.folder / "README.md" for exercise in all_exercises()}
-    trainers = {ROOT / "trainer-guide.md", ROOT / "exercises/AUTHORING.md"}
+    trainers = {ROOT / name for name in TRAINERS}
     return {*PAGES, *exercises, *trainers}
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,10 +18,29 @@ START_SECONDS = 100
 """Two processes import Dask meanwhile, on a machine that may have other work."""
 
 
+KEPT = """
+import os, runpy, signal, sys
+if sys.platform == "linux":
+    from grader.sandbox import kernel
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() != int(sys.argv.pop(1)):
+    sys.exit("the test is over already")
+module, *sys.argv[1:] = sys.argv[1:]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+"""On Linux it ends with the test that started it, even if that is killed: a worker whose scheduler
+has gone may ignore SIGTERM."""
+
+
+def kept(module: str, *words: str) -> list[str]:
+    """A command that runs the module for as long as this process lives."""
+    return [sys.executable, "-c", KEPT, str(os.getpid()), module, *words]
+
+
 def dask(folder: Path, name: str, *words: str) -> subprocess.Popen[bytes]:
     with (folder / f"{name}.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "dask", *words, "--no-dashboard"],
+            kept("dask", *words, "--no-dashboard"),
             cwd=ROOT,
             stdout=log,
             stderr=subprocess.STDOUT,

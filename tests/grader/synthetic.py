@@ -190,13 +190,13 @@ def _hostile(
 
 def _leads_out(folder: Path, name: str) -> str:
     _zip(folder / f"{name}.zip", {f"../../{HOSTILE.home}/rate_limit.py": b""})
-    return "not_handed_in"
+    return "unreadable"
 
 
 def _bomb(folder: Path, name: str) -> str:
     inside = {f"{HOSTILE.home}/rate_limit.py": b"", "zeros": bytes(30_000_000)}
     _zip(folder / f"{name}.zip", inside)
-    return "not_handed_in"
+    return "unreadable"
 
 
 def _link(folder: Path, name: str) -> str:
@@ -237,10 +237,14 @@ def differences(expected: Sequence[Expected], out: Path) -> Iterator[str]:
             for result in students[each.student]["exercises"]
             if result["state"] != "not_handed_in"
         }
-        wanted = set() if each.state == "not_handed_in" else {each.exercise}
+        if each.state == "unreadable":
+            if {result["state"] for result in handed.values()} != {each.state}:
+                yield f"{each.student} {each.answer}: not {each.state}"
+            continue
+        wanted = {each.exercise}
         if handed.keys() != wanted:
             yield f"{each.student}: {sorted(handed)} instead of {each.exercise}"
-        elif wanted:
+        else:
             for difference in _differences(each, handed[each.exercise]):
                 yield f"{each.student} {each.exercise} {each.answer}: {difference}"
 

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from distributed import Client, Future
 from distributed.protocol.serialize import serialize
 
 from grader.batch import Suites
-from grader.catalogue import find
+from grader.catalogue import ROOT, find
 from grader.cli import main
 from grader.cluster import SentGrade, SentJob, _as_bytes, grade_there
 from grader.workspace import Intake
@@ -54,6 +56,34 @@ def test_workers_keep_nothing_running(graded_there: Path, scheduler: str) -> Non
     assert len(workers) == 2
     left = [psutil.Process(pid).children(recursive=True) for pid in workers.values()]
     assert left == [[], []]
+
+
+STARTS = """
+import sys, time
+from pathlib import Path
+from tests.grader.clusters import two_workers
+with two_workers(Path(sys.argv[1])):
+    print("there", flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing ends with its parent")
+def test_no_worker_outlives_a_test_that_is_killed(tmp_path: Path) -> None:
+    """Neither the scheduler nor its workers, which have sessions of their own."""
+    test = subprocess.Popen(
+        [sys.executable, "-c", STARTS, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    with test:
+        assert test.stdout
+        assert test.stdout.readline() == b"there\n"
+        family = psutil.Process(test.pid).children(recursive=True)
+        test.kill()
+    assert len(family) == 3
+    _, alive = psutil.wait_procs(family, timeout=10)
+    for each in alive:
+        each.kill()
+    assert alive == []
 
 
 def test_equal_verdicts(submissions: Path, graded_there: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """`make grade` as people run it: what they read, what stops it, where it works."""
 
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from grader.catalogue import ROOT, find
+from grader.classroom import Order, grade_class
 from grader.cli import main
 from grader.render import printable, render, render_first
 from grader.report import Result, Verdict, judge_checks
@@ -133,18 +133,42 @@ def test_two_graders_at_once() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_keeps_the_results_so_far(number: signal.Signals) -> None:
-    """What was decided stays; what was not is "could not tell", and never passed."""
-    process = started("grade", "medium/ex02", "--solution")
-    while not any("pytest" in words(child) for child in psutil.Process(process.pid).children()):
+@pytest.mark.parametrize("until", ["grader.sandbox.warm", "pytest", "valkey"])
+def test_a_signal_ends_it_in_one_sentence(number: signal.Signals, until: str) -> None:
+    """While it gets ready or while it judges: no report of what nobody looked at, nothing left."""
+    process = started("grade", "advanced/ex03", "--solution")
+    while not any(until in " ".join(words(each)) for each in below(process)):
+        assert process.poll() is None
         time.sleep(0.02)
-    time.sleep(1)
+    family = below(process)
+    asked = time.monotonic()
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
-    assert process.returncode == 1, err
-    verdicts = re.findall(r"^  (passed|could not tell) ", out, re.MULTILINE)
-    assert len(verdicts) == len(EXERCISE.checks), out
-    assert "could not tell" in verdicts
+    assert time.monotonic() - asked < 5, "a second, and more only where others work, too"
+    assert (process.returncode, err) == (130, "")
+    assert out == "Stopped: advanced/ex03 was not graded to its end, so nothing is kept.\n"
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+
+
+def test_a_class_that_is_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says that it goes on from there, and not of everybody that nobody has looked."""
+    for name in ("alice", "bob"):
+        home = tmp_path / "class" / name / EXERCISE.id
+        home.mkdir(parents=True)
+        (home / "rate_limit.py").write_text(f"name = {name!r}\n")
+    order = Order([EXERCISE], tmp_path / "class", out=tmp_path / "out")
+    order.stopping.set()
+    assert grade_class(order) == 130
+    assert capsys.readouterr().out.splitlines() == [
+        "2 students, 0 of 2 different answers graded.",
+        f"The reports begin with {tmp_path}/out/index.html.",
+        "Stopped. The same command goes on where it was.",
+    ]
+
+
+def below(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
 
 
 def words(process: psutil.Process) -> list[str]:
@@ -189,6 +213,33 @@ def test_official_needs_walls() -> None:
     assert refused.returncode == 1
     assert "--accept-tier 3" in refused.stderr
     assert refused.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("submissions", "out", "sentence"),
+    [
+        ("class", "class", "would mix with SUBMISSIONS="),
+        ("class", "class/alice/reports", "would mix with SUBMISSIONS="),
+        ("course/students", "course", "would mix with SUBMISSIONS="),
+        ("class", "course", "has a folder students already"),
+        ("nowhere", "out", "cannot be read: No such file"),
+        ("file", "out", "cannot be read: Not a directory"),
+        ("class", "file", "cannot be opened"),
+    ],
+)
+def test_no_folder_is_taken_for_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], submissions: str, out: str, sentence: str
+) -> None:
+    """Reports neither land in a submission nor replace one; a typing error has its sentence."""
+    for name in ("class/alice", "course/students/bob"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "rate_limit.py").write_text("x = 1\n")
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    words = ["--submissions", str(tmp_path / submissions), "--out", str(tmp_path / out)]
+    assert main(["grade", "medium/ex02", *words]) == 1
+    assert sentence in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 # --- fail closed

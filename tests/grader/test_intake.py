@@ -5,8 +5,10 @@ import os
 import random
 import shutil
 import tarfile
+import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ EXERCISE = find("medium/ex02")
 EXERCISES = [EXERCISE, find("medium/lab")]
 HOME = "medium/ex02_rate_limit_per_session"
 INSIDE = f"exercises/{HOME}/rate_limit.py"
+SECOND_DOWNLOAD = f"exercises/{HOME}/rate_limit (1).py"
 CODE = b"answer = 1\n"
 
 
@@ -133,13 +136,20 @@ def lines(student: Student) -> list[str]:
     [
         ({}, "holds no file"),
         ({"notes.txt": b"hello"}, "holds none of the exercises' folders"),
+        ({"rate_limit (1).py": CODE}, "has rate_limit (1).py where it belongs to no exercise"),
         ({"rate_limit.py": CODE}, "belongs to no exercise"),
-        ({INSIDE + ".txt": CODE}, "rate_limit.py.txt may be meant for rate_limit.py"),
+        ({INSIDE + ".txt": CODE}, "rate_limit.py.txt was ignored, and rate_limit.py is missing"),
+        ({SECOND_DOWNLOAD: CODE}, "rate_limit (1).py was ignored, and rate_limit.py is missing"),
+        ({INSIDE.upper().replace("EXERCISES", "exercises"): CODE}, "RATE_LIMIT.PY was ignored"),
         ({INSIDE: b""}, "rate_limit.py is empty"),
         ({INSIDE: "é".encode("latin-1")}, "is not UTF-8, from byte 0 on"),
         ({INSIDE: "x".encode("utf-16")}, "is UTF-16"),
         ({INSIDE: b"x" * 300_000}, "is larger than 256 KiB"),
-        ({INSIDE: CODE, f"exercises/{HOME}/mine.py": b""}, "mine.py may not be added"),
+        ({INSIDE: CODE, f"exercises/{HOME}/mine.py": b""}, "mine.py may not be added, so it was"),
+        (
+            {INSIDE: CODE, f"exercises/{HOME}/a.py": b"", f"exercises/{HOME}/b.py": b""},
+            "a.py, b.py may not be added, so they were",
+        ),
         ({INSIDE: CODE, f"exercises/{HOME}/app.py": b""}, "app.py differs from the course's"),
         ({INSIDE: CODE, "exercises/medium/ex02/rate_limit.py": b""}, "which differ; keep one"),
         ({INSIDE: CODE, "exercises/medium/ex02/rate_limit.py": CODE}, "hold the same"),
@@ -165,6 +175,90 @@ def test_what_is_odd_has_its_line(
     assert [each for each in told if line in each], told
 
 
+def test_twice_and_one_is_broken(tmp_path: Path) -> None:
+    """It is told which: the other may be what is meant, and a person has to look."""
+    tree(tmp_path / "alice", {INSIDE: CODE})
+    (tmp_path / "alice.zip").write_bytes(b"")
+    alice = only(tmp_path)
+    assert alice.without_answers == "not_graded"
+    assert alice.problem.startswith("handed in alice and alice.zip, of which alice.zip is empty")
+
+
+def test_twice_and_both_lost(tmp_path: Path) -> None:
+    """Two that hold the same are one, and what is wrong with it is still told."""
+    tree(tmp_path / "alice", {"rate_limit.py": CODE})
+    zipped(tmp_path / "alice.zip", {"rate_limit.py": CODE})
+    assert "belongs to no exercise" in only(tmp_path).problem
+
+
+def test_a_misnamed_file_is_told_once(tmp_path: Path) -> None:
+    """What was ignored is not also told as something that was added."""
+    tree(tmp_path / "alice", {SECOND_DOWNLOAD: CODE})
+    assert len(lines(only(tmp_path))) == 1
+
+
+def test_what_no_answer_means(tmp_path: Path) -> None:
+    """Nothing came, nobody could read it, or a person has to look: three things."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.zip").write_bytes(b"no archive")
+    tree(tmp_path / "lost", {"rate_limit.py": CODE})
+    zipped(tmp_path / "twice.zip", {INSIDE: CODE})
+    tree(tmp_path / "twice", {INSIDE: b"other"})
+    students = take_in_class(tmp_path, EXERCISES).students
+    assert {student.name: student.without_answers for student in students} == {
+        "broken": "unreadable",
+        "empty": "not_handed_in",
+        "lost": "not_graded",
+        "twice": "not_graded",
+    }
+
+
+@contextmanager
+def as_somebody() -> Iterator[None]:
+    """Root may read everything."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)
+
+
+@pytest.mark.parametrize(
+    ("locked", "state", "line"),
+    [
+        ("alice.zip", "unreadable", "cannot be read as an archive (Permission denied)"),
+        ("alice", "unreadable", "cannot be read (Permission denied)"),
+        ("alice/exercises", "unreadable", "cannot be read (exercises: Permission denied)"),
+        (f"alice/{INSIDE}", "", "rate_limit.py cannot be read (Permission denied)"),
+    ],
+)
+def test_what_may_not_be_opened(locked: str, state: str, line: str) -> None:
+    """Nobody's fault but the folder's: never 0 points, and no path of this machine in the line."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        if locked.endswith(".zip"):
+            zipped(root / locked, {INSIDE: CODE})
+        else:
+            tree(root / "alice", {INSIDE: CODE})
+        (root / locked).chmod(0)
+        with as_somebody():
+            (student,) = take_in_class(root, EXERCISES).students
+        (root / locked).chmod(0o700)
+    if state:
+        assert (student.without_answers, student.problem) == (state, line)
+    else:
+        assert student.answers[0].problem == line
+
+
+def test_a_file_is_no_exercise(tmp_path: Path) -> None:
+    """A report of an earlier run that is called as an exercise, say."""
+    tree(tmp_path / "alice", {f"records/{HOME}.json": b"{}"})
+    assert only(tmp_path).without_answers == "not_graded"
+
+
 def test_twice_under_one_name(tmp_path: Path) -> None:
     """The same twice is the same; two different ones are for a person to choose from."""
     tree(tmp_path / "alice", {INSIDE: CODE})
@@ -173,6 +267,32 @@ def test_twice_under_one_name(tmp_path: Path) -> None:
     assert "hold the same" in lines(only(tmp_path))[0]
     zipped(tmp_path / "alice.zip", {INSIDE: b"other"})
     assert only(tmp_path).problem == "handed in alice and alice.zip, which differ; keep one of them"
+
+
+def test_names_that_differ_in_case(tmp_path: Path) -> None:
+    """They may be one student who handed in twice: that is told, and both are graded."""
+    tree(tmp_path, {f"alice/{INSIDE}": CODE, f"Alice/{INSIDE}": b"other", f"bob/{INSIDE}": CODE})
+    found = take_in_class(tmp_path, EXERCISES)
+    assert len(found.students) == 3
+    assert found.left_alone == ["Alice and alice differ in case alone, and count as 2 students"]
+
+
+def test_archives_in_archives(tmp_path: Path) -> None:
+    """One in a folder is opened; of two, or in another, it is told which there are, and why not."""
+    zipped(tmp_path / "inner.zip", {INSIDE: CODE})
+    inner = (tmp_path / "inner.zip").read_bytes()
+    tree(tmp_path / "class/alice", {"a.zip": inner, "b.zip": inner})
+    zipped(tmp_path / "class/bob.zip", {"c.zip": inner})
+    alice, bob = take_in_class(tmp_path / "class", EXERCISES).students
+    assert "holds a.zip, b.zip and no exercise's folder; one alone" in alice.problem
+    assert "holds c.zip and no exercise's folder; archives in archives" in bob.problem
+
+
+def test_an_archive_of_nothing(tmp_path: Path) -> None:
+    """It can be read: there is nothing in it, as in an empty folder."""
+    zipped(tmp_path / "alice.zip", {})
+    alice = only(tmp_path)
+    assert (alice.problem, alice.without_answers) == ("holds no file", "not_handed_in")
 
 
 def test_what_is_nobodys(tmp_path: Path) -> None:

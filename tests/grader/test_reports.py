@@ -1,6 +1,7 @@
 """What reports say, in each of their forms, and that nothing in them is obeyed."""
 
 import csv
+import html
 import json
 import re
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,9 @@ from xml.etree import ElementTree as ET
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from markdown_it import MarkdownIt
+from playwright.sync_api import sync_playwright
 
 from grader.batch import Done, Job, Suites
 from grader.catalogue import ROOT, Exercise, GradingError, all_exercises, criteria, find
@@ -17,6 +20,7 @@ from grader.classroom import on_one_line
 from grader.grade import CheckGrade, Grade
 from grader.intake import Answer, Class, Student
 from grader.manifest import Manifest, Packed
+from grader.render import AFTER_A_CRASH
 from grader.report import Verdict
 from grader.reports import write
 from grader.reports.forms import cell, markdown
@@ -26,6 +30,14 @@ from grader.workspace import Intake
 
 EXERCISE, LAB = find("medium/ex02"), find("medium/lab")
 EVIL = "<script>alert(1)</script>\x1b[2J\u202e=cmd|'/C calc'!A1\"'`|**x** ]]>\ud800"
+CHROMIUM = "/usr/bin/chromium"
+CUT_WITHOUT_A_SIGN = """[...document.querySelectorAll('.wide')]
+    .filter(each => each.scrollWidth > each.clientWidth)
+    .filter(each => !each.previousElementSibling?.matches('.sideways')
+        || !each.previousElementSibling.offsetHeight)
+    .map(each => each.ariaLabel)"""
+WIDEST_NAME = """Math.max(0, ...[...document.querySelectorAll('.heat tbody th')]
+    .map(each => each.offsetWidth))"""
 NAMES = ["alice", "=HYPERLINK(1)", "<img src=x onerror=alert(1)>", "caf\udce9\x1b[31m", "a|b`c"]
 
 
@@ -135,7 +147,7 @@ def test_a_page_is_fit_to_send(out: Path) -> None:
     write(out / "alone", alone, {each.id: each for each in (EXERCISE, LAB)})
     assert "flagged as odd" in (out / "alone/index.html").read_text()
     page = (out / "alone/students/alice.html").read_text()
-    assert page.count("flagged as odd") == 2, "once as a note of the intake, once of the grade"
+    assert page.count("flagged as odd") == 1, "once, whoever noticed it, and not as a flag"
 
 
 @pytest.mark.parametrize(
@@ -167,15 +179,15 @@ def test_junit_reads(out: Path) -> None:
 
 def test_the_summary_is_a_table(out: Path) -> None:
     """Rendered, it has a row for each, and no markup of theirs."""
-    html = (
+    rendered = (
         MarkdownIt("commonmark", {"html": True})
         .enable("table")
         .render((out / "summary.md").read_text())
     )
-    assert html.count("<tr>") == 1 + len(NAMES)
-    assert "<script" not in html
-    assert "<img" not in html
-    assert "<strong>x" not in html
+    assert rendered.count("<tr>") == 1 + len(NAMES)
+    assert "<script" not in rendered
+    assert "<img" not in rendered
+    assert "<strong>x" not in rendered
     assert "`" not in markdown("`x`").replace("\\`", "")
 
 
@@ -216,6 +228,112 @@ def test_the_same_twice(out: Path, tmp_path: Path) -> None:
     write(tmp_path, results(), {each.id: each for each in (EXERCISE, LAB)})
     for path in sorted(tmp_path.rglob("*.*")):
         assert path.read_bytes() == (out / path.relative_to(tmp_path)).read_bytes()
+
+
+# --- what went wrong before anything was graded
+
+
+LINE = "rate_limit (1).py was ignored, and rate_limit.py is missing: rename it"
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Alice misnamed her file, bob's archive is broken, carol's service ends when it starts.
+
+    Somebody with a long name has handed in what carol has.
+    """
+    folder = tmp_path_factory.mktemp("troubled")
+    suites, every = Suites(), dict.fromkeys([c.id for c in EXERCISE.checks], Verdict.CRASHED)
+    students, jobs, done = [], {}, {}
+    for name, notes in (("alice", [LINE]), ("carol", []), ("w" * 255, [])):
+        intake = Intake({} if notes else {"rate_limit.py": b"def hit("})
+        students.append(Student(name, [Answer(EXERCISE, intake, notes)]))
+        jobs[name, EXERCISE.id] = job = suites.job(EXERCISE, intake, 7)
+        crash = grade(EXERCISE, job, every, "Traceback:\nSyntaxError: mend me")
+        missing = ("rate_limit.py is missing",) if notes else ()
+        gone = {"todo": "", "said": "The service is gone."}
+        checks = [check.model_copy(update=gone) for check in crash.checks]
+        crash = crash.model_copy(update={"notes": missing, "checks": tuple(checks)})
+        done[job.key] = Done(job, crash)
+    broken = Student("bob", problem="is no archive", without_answers="unreadable")
+    handed, exercises = Class([*students, broken]), [EXERCISE, LAB]
+    came = assemble(handed, jobs, done, exercises, {}, Rubric(), {}, seed=7, official_tier=1)
+    write(folder, came, {each.id: each for each in (EXERCISE, LAB)})
+    return folder
+
+
+EVERY_FORM = ("index.html", "gradebook.csv", "junit.xml", "summary.md", "grades.json")
+
+
+def words(path: Path) -> str:
+    """As a person reads it: without the marks of its form."""
+    text = path.read_text(encoding="utf-8")
+    return html.unescape(re.sub(r"\\([^a-z0-9\s])", r"\1", text))
+
+
+@pytest.mark.parametrize("form", [*EVERY_FORM, "students/alice.html", "gradescope/alice.json"])
+def test_a_misnamed_file_is_told_everywhere(troubled: Path, form: str) -> None:
+    """Which was ignored, which is missing, and what to do: for the trainer and for the student."""
+    assert words(troubled / form).count(LINE) == 1
+
+
+@pytest.mark.parametrize("form", [*EVERY_FORM, "students/bob.html", "gradescope/bob.json"])
+def test_what_cannot_be_read_was_handed_in(troubled: Path, form: str) -> None:
+    """With the reason, in every form, and in the matrix of those who handed in."""
+    text = words(troubled / form)
+    assert "is no archive" in text
+    if form == "grades.json":
+        bob = json.loads(text)["students"][3]["exercises"]
+        assert {(each["state"], each["why"]) for each in bob} == {("unreadable", "is no archive")}
+    else:
+        assert "was handed in and could not be read: it is no archive" in text
+    if form == "index.html":
+        (matrix,) = re.findall(r'<table class="heat">.*?</table>', text, re.DOTALL)
+        assert re.search(r"bob</a></th>.*handed in, could not be read", matrix)
+    if form == "students/bob.html":
+        assert "not handed in" not in text
+
+
+def test_a_crash_is_said_once(troubled: Path) -> None:
+    """On top, with what to do about a crash; every check that it stops leads there."""
+    text = words(troubled / "students/carol.html")
+    anchor = f"{EXERCISE.id.replace('/', '-')}-crash-1"
+    assert text.count("SyntaxError: mend me") == 1
+    assert text.count(AFTER_A_CRASH) == 1
+    assert text.count(f'id="{anchor}"') == 1
+    assert text.count(f'href="#{anchor}"') == len(EXERCISE.checks)
+    assert EXERCISE.checks[0].next not in text
+    assert text.index("SyntaxError") < text.index(EXERCISE.checks[0].proves)
+    of_carol = json.loads((troubled / "gradescope/carol.json").read_text())
+    assert of_carol["output"].count("SyntaxError: mend me") == 1
+
+
+def test_one_is_not_many(troubled: Path) -> None:
+    """No form says "1 students"."""
+    for path in troubled.rglob("*.*"):
+        assert not re.search(r"\b1 (students|answers|submissions|bytes)\b", words(path)), path
+    assert "1 submission from which" in words(troubled / "index.html")
+
+
+# --- in a browser
+
+
+@pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="there is no Chromium here")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_cut_without_a_sign(out: Path, troubled: Path, width: int) -> None:
+    """A table that is wider than a phone says that it can be moved; no page has an axe fault."""
+    pages = [folder / "index.html" for folder in (out, troubled)]
+    pages += [troubled / "students/carol.html", troubled / "students/bob.html"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        for path in pages:
+            page.goto(path.as_uri())
+            assert [each["id"] for each in Axe().run(page).response["violations"]] == [], path
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+            assert page.evaluate(CUT_WITHOUT_A_SIGN) == [], path
+            assert page.evaluate(WIDEST_NAME) < width / 2, path
+        browser.close()
 
 
 # --- what it adds up to

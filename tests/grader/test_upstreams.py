@@ -4,13 +4,16 @@ import importlib.util
 import os
 import select
 import shutil
+import signal
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 import redis as redis_py
@@ -237,6 +240,41 @@ def test_a_frozen_postgres_can_be_stopped(postgres: Database) -> None:
         postgres.server.stop()
     postgres.server.start_again()
     assert postgres.server.answers()
+
+
+FREEZES = """
+import sys, time
+from pathlib import Path
+from grader.judge.servers import Postgres, Redis
+redis, postgres = (Path(folder) for folder in sys.argv[1:])
+with Redis(redis) as valkey, Postgres(postgres) as server, server.connection():
+    valkey.freeze()
+    server.freeze()
+    print("frozen", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_what_is_frozen_ends_with_whoever_froze_it(short_folders: list[Path]) -> None:
+    """The judge may be killed with all of its group: nothing that it has stopped stays behind."""
+    judge = subprocess.Popen(
+        [sys.executable, "-c", FREEZES, *map(str, short_folders[:2])],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with judge:
+        assert judge.stdout
+        assert judge.stdout.readline() == b"frozen\n"
+        family = psutil.Process(judge.pid).children(recursive=True)
+        stopped = [each for each in family if each.status() == psutil.STATUS_STOPPED]
+        assert {"postgres"} < {each.name() for each in stopped}
+        os.killpg(judge.pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs(family, timeout=20)
+    try:
+        assert alive == []
+    finally:
+        for each in alive:
+            each.kill()
 
 
 def test_many_postgreses_begin_with_one_data_folder(short_folders: list[Path]) -> None:

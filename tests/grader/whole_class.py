@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from playwright.sync_api import Page, sync_playwright
 from grader.catalogue import ROOT
 from grader.journal import NAME
 from grader.runner import opened
-from tests.grader.clusters import records, two_workers
+from tests.grader.clusters import kept, records, two_workers
 from tests.grader.synthetic import Expected, differences, make_class, with_a_matrix
 
 STUDENTS = int(os.environ.get("CLASS_OF", "40"))
@@ -62,7 +61,7 @@ def grade(folder: Path, out: Path, *more: str) -> subprocess.CompletedProcess[st
 
 def command(folder: Path, out: Path, *more: str) -> list[str]:
     words = ["grade", "--submissions", str(folder), "--out", str(out), *more]
-    return [sys.executable, "-m", "grader", *words]
+    return kept("grader", *words)
 
 
 def entries(out: Path) -> list[bytes]:
