@@ -72,10 +72,15 @@ def main() -> None:
 
     For no track at all nothing is imported here, so that each submission starts cold.
     """
-    listener = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        serve(socket.socket(fileno=int(sys.argv[1])), tracks=sys.argv[3:])
+    finally:
+        give_back(Path(sys.argv[2]))  # the grader does it, too, unless it was killed
+
+
+def serve(listener: socket.socket, tracks: list[str]) -> None:
     remove_left_over_groups()
     gc.disable()
-    tracks = sys.argv[3:]
     names = [*PRELOADED, *(name for track in tracks for name in PRELOADED_FOR[track])]
     for name in names if tracks else ():
         importlib.import_module(name)
@@ -93,7 +98,6 @@ def main() -> None:
             if not os.fork():
                 keep(connection, listener)
     end_keepers()
-    give_back(Path(sys.argv[2]))  # the grader does it, too, unless it was killed
 
 
 def end_keepers() -> None:
