@@ -114,13 +114,13 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _until_told_to_stop(grader: Grader) -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the grading."""
+def _until_told_to_stop(grader: Grader, *numbers: signal.Signals) -> Iterator[None]:
+    """These signals end the grading, with the results so far."""
 
     def stop(number: int, frame: object) -> None:
         grader.stopping.set()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
@@ -183,7 +183,8 @@ def _report(options: argparse.Namespace, exercise: Exercise, grader: Grader) -> 
     grader.ready()
     if options.official:
         grader.insist_on(options.accept_tier)
-    return grader.grade(exercise, intake, seed=seed, lanes=LANES)
+    with _until_told_to_stop(grader, signal.SIGTERM):  # whoever presses Ctrl-C wants no report
+        return grader.grade(exercise, intake, seed=seed, lanes=LANES)
 
 
 def _intake(options: argparse.Namespace, exercise: Exercise) -> Intake:
@@ -319,7 +320,7 @@ def _verify(options: argparse.Namespace) -> int:
     for fault in faults:
         print(fault)
     started = time.monotonic()
-    with opened() as grader, _until_told_to_stop(grader):
+    with opened() as grader, _until_told_to_stop(grader, signal.SIGTERM, signal.SIGINT):
         runs = [
             verify.run(grader, planned, options.seed, _tell_outcome) for _ in range(options.repeat)
         ]

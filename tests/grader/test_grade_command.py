@@ -1,6 +1,7 @@
 """`make grade` as people run it: what they read, what stops it, where it works."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -132,21 +133,43 @@ def test_two_graders_at_once() -> None:
         assert process.returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("until", ["grader.sandbox.warm", "pytest", "valkey"])
-def test_a_signal_ends_it_in_one_sentence(number: signal.Signals, until: str) -> None:
-    """While it gets ready or while it judges: no report of what nobody looked at, nothing left."""
+def graded_until(seen: str, number: signal.Signals) -> tuple[int, str]:
+    """The exit code and the report of a grader that got this signal; nothing of it is left."""
     process = started("grade", "advanced/ex03", "--solution")
-    while not any(until in " ".join(words(each)) for each in below(process)):
+    while not any(seen in " ".join(words(each)) for each in below(process)):
         assert process.poll() is None
         time.sleep(0.02)
     family = below(process)
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
-    assert (process.returncode, err) == (130, "")
-    assert out == "Stopped: advanced/ex03 was not graded to its end, so nothing is kept.\n"
+    assert err == ""
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
+    return process.returncode, out
+
+
+@pytest.mark.parametrize(
+    ("seen", "number"),
+    [
+        ("grader.sandbox.warm", signal.SIGINT),
+        ("grader.sandbox.warm", signal.SIGTERM),
+        ("pytest", signal.SIGINT),
+        ("valkey", signal.SIGINT),
+    ],
+)
+def test_who_stops_it_is_told_in_one_sentence(seen: str, number: signal.Signals) -> None:
+    """While it gets ready, or with Ctrl-C: no report of what nobody looked at."""
+    said = "Stopped: advanced/ex03 was not graded to its end, so nothing is kept.\n"
+    assert graded_until(seen, number) == (130, said)
+
+
+def test_sigterm_keeps_the_results_so_far() -> None:
+    """What was decided stays; what was not is "could not tell", and never passed."""
+    code, out = graded_until("valkey", signal.SIGTERM)
+    verdicts = re.findall(r"^  (passed|could not tell) ", out, re.MULTILINE)
+    assert (code, len(verdicts)) == (1, len(find("advanced/ex03").checks)), out
+    assert "could not tell" in verdicts
+    assert "grading was stopped before every check had its turn" in " ".join(out.split())
 
 
 def test_a_class_that_is_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
