@@ -4,9 +4,9 @@ import random
 import signal
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from grader import reports
@@ -19,7 +19,7 @@ from grader.progress import outcome, progress
 from grader.render import printable
 from grader.reports.forms import remarks
 from grader.results import ClassResults, assemble, legible
-from grader.rubric import handed_in, load_rubric
+from grader.rubric import Rubric, handed_in, load_rubric
 from grader.sandbox.client import TIERS
 from grader.similar import Similar, similar
 from grader.words import counted
@@ -70,6 +70,9 @@ def grade_class(order: Order) -> int:
     suites = _private(order)
     handed = _handed(order)
     moments = handed_in(order.submissions / HANDED_IN) if order.submissions else {}
+    handed = replace(
+        handed, left_alone=[*handed.left_alone, *_nobody_here(handed, moments, rubric)]
+    )
     with Journal(order.out, lambda: random.randrange(1_000_000)) as journal:
         seed = journal.seed if order.seed is None else order.seed
         jobs = _jobs(handed, suites, seed)
@@ -125,6 +128,18 @@ def _handed(order: Order) -> Class:
     if not handed.students:
         raise GradingError(f"SUBMISSIONS={order.submissions} holds nobody's submission.")
     return handed
+
+
+def _nobody_here(handed: Class, moments: Iterable[str], rubric: Rubric) -> Iterator[str]:
+    """A slip of the pen in a name would cost somebody their extension, or forgive being late."""
+    here = {student.name for student in handed.students}
+    named = {HANDED_IN: moments, "The rubric": rubric.late.extensions if rubric.late else ()}
+    for where, names in named.items():
+        yield from (
+            f"{where} names {name}, and nobody here is called that"
+            for name in names
+            if name not in here
+        )
 
 
 def _private(order: Order) -> dict[str, Exercise]:

@@ -172,6 +172,21 @@ def test_sigterm_keeps_the_results_so_far() -> None:
     assert "grading was stopped before every check had its turn" in " ".join(out.split())
 
 
+def test_a_name_that_is_nobody_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A slip of the pen in a list of names is told, on the page for the trainer, too."""
+    (tmp_path / "class/alice").mkdir(parents=True)
+    moment = "2026-11-20T18:00:00+01:00"
+    (tmp_path / "class/handed_in.csv").write_text(f"student,handed_in\nAlice,{moment}\n")
+    rubric, out = tmp_path / "rubric.toml", tmp_path / "out"
+    rubric.write_text(f"[late]\ndue = {moment}\npercent_per_day = 10\nextensions.bob = {moment}\n")
+    assert grade_class(Order([EXERCISE], tmp_path / "class", out=out, rubric=rubric)) == 0
+    told = capsys.readouterr().out
+    page = (out / "index.html").read_text(encoding="utf-8")
+    for line in ("handed_in.csv names Alice", "The rubric names bob"):
+        assert f"{line}, and nobody here is called that" in told
+        assert line in page
+
+
 def test_a_class_that_is_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It says that it goes on from there, and not of everybody that nobody has looked."""
     for name in ("alice", "bob"):
