@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from grader.assignment import MEMORY, VARIABLE, Assignment, Lane, send
 from grader.catalogue import ROOT, TRACKS, Exercise, GradingError
-from grader.judge.assignment import MEMORY, VARIABLE, Assignment, Lane, send
 from grader.places import without_places
 from grader.report import Report, Result, Verdict, all_alike, judge_checks
 from grader.sandbox.client import TIERS, SandboxProblem, WarmParent, strongest_walls

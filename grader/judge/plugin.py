@@ -26,8 +26,8 @@ from typing import Any, NoReturn
 
 import pytest
 
+from grader.assignment import VARIABLE, Assignment, Lane, receive
 from grader.catalogue import Exercise, GradingError, is_suite, load
-from grader.judge.assignment import VARIABLE, Assignment, Lane, receive
 from grader.judge.client import Exchange, TooMuch
 from grader.judge.documents import todo_for
 from grader.judge.service import Crashed, NeverReady, Place, Service

@@ -23,7 +23,7 @@ from typing import LiteralString, Self
 import psycopg
 from psycopg import sql
 
-from grader.judge.assignment import MEMORY
+from grader.assignment import MEMORY
 from grader.sandbox.client import SandboxProblem
 
 START_SECONDS = 30.0

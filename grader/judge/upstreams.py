@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from grader.judge.assignment import VARIABLE
+from grader.assignment import VARIABLE
 from grader.judge.servers import Database, DataFolder, Postgres, Redis, private_folder
 from grader.judge.traces import Collector
 
