@@ -5,7 +5,7 @@ import signal
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from grader.reports.forms import remarks
 from grader.results import ClassResults, assemble, legible
 from grader.rubric import Rubric, handed_in, load_rubric
 from grader.sandbox.client import TIERS
+from grader.signals import handled
 from grader.similar import Similar, similar
 from grader.words import counted
 from grader.workspace import take_in
@@ -197,19 +198,9 @@ def _alike(handed: Class, exercises: Sequence[Exercise], percent: float) -> Iter
             yield from similar(exercise, files, percent)
 
 
-@contextmanager
-def _stopped_by_signals(stopping: threading.Event) -> Iterator[None]:
+def _stopped_by_signals(stopping: threading.Event) -> AbstractContextManager[None]:
     """SIGTERM and Ctrl-C: what is graded stays graded, and the next run goes on from there."""
-
-    def stop(number: int, frame: object) -> None:
-        stopping.set()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handled(lambda number, frame: stopping.set(), signal.SIGTERM, signal.SIGINT)
 
 
 def _told(order: Order, results: ClassResults, done: dict[str, Done]) -> int:

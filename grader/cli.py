@@ -7,8 +7,8 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +21,7 @@ from grader.render import NAMES, WIDTH, render, render_first
 from grader.report import Report, Result, Verdict
 from grader.runner import Grader, opened
 from grader.sandbox.client import TIERS, SandboxProblem
+from grader.signals import handled
 from grader.state import State
 from grader.submit import make_archive
 from grader.words import counted
@@ -95,8 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def _ended_by_signals() -> AbstractContextManager[None]:
     """SIGTERM and Ctrl-C raise KeyboardInterrupt, once: then what was started is being ended."""
     numbers = (signal.SIGTERM, signal.SIGINT)
 
@@ -105,27 +105,12 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handled(stop, *numbers)
 
 
-@contextmanager
-def _until_told_to_stop(grader: Grader, *numbers: signal.Signals) -> Iterator[None]:
+def _until_told_to_stop(grader: Grader, *numbers: signal.Signals) -> AbstractContextManager[None]:
     """These signals end the grading, with the results so far."""
-
-    def stop(number: int, frame: object) -> None:
-        grader.stopping.set()
-
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handled(lambda number, frame: grader.stopping.set(), *numbers)
 
 
 # --- grade
