@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--out", type=Path, default=OUT, help="where reports go (default: reports)")
     grade.add_argument("--rubric", type=Path, help="weights, what lateness costs: a TOML file")
     grade.add_argument("--private", type=Path, help="suites of your own: a folder of them")
-    grade.add_argument("--at-once", type=_at_least_one, help="submissions (default: 2 a core)")
+    grade.add_argument("--at-once", type=_at_least_one, help="submissions (default: 3 a core)")
     grade.add_argument("--scheduler", help="grade on this Dask cluster, such as tcp://host:8786")
     command("hint", _hint, "give the next hint, and count it")
     command("watch", _watch, "grade again on every save")
