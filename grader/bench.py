@@ -1,7 +1,7 @@
 """`make bench-grader`: submissions a minute, beside other ways of running the same suite.
 
-Everything is one submission after another on one core, but for `make grade` as it is on all cores.
-Whole commands are measured, from their start to their end.
+Whole commands are measured, from their start to their end: one submission after another on one
+core, and a class by `make grade`, on one core and on all.
 """
 
 import importlib.metadata
@@ -52,7 +52,7 @@ class Bench:
     # --- the ways
 
     def batch(self, cores: Sequence[int]) -> dict[str, bool]:
-        """`make grade SUBMISSIONS=`, from nothing: a class, in which nobody's files are another's."""
+        """`make grade SUBMISSIONS=`, from nothing, of a class in which no two files are the same."""
         submissions = self.folder / "class"
         for case in self.cases:
             for number in range(STUDENTS):
