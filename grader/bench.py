@@ -52,7 +52,7 @@ class Bench:
     # --- the ways
 
     def batch(self, cores: Sequence[int]) -> dict[str, bool]:
-        """`make grade SUBMISSIONS=`, from nothing, of a class in which no two files are the same."""
+        """`make grade SUBMISSIONS=`, from nothing, of a class where no files are the same."""
         submissions = self.folder / "class"
         for case in self.cases:
             for number in range(STUDENTS):
