@@ -399,6 +399,7 @@ def _grade(
         while not session.shouldstop and (turn := os.read(turns, 2)):
             item = items[int.from_bytes(turn)]
             another = next((each for each in items if each is not item), None)
+            session._setupstate.teardown_exact(item)  # what another module's tests have set up
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=another)
         session._setupstate.teardown_exact(None)  # pytest itself learns late which test is the last
         judge.tell({"finished": True})
