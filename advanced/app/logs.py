@@ -94,5 +94,6 @@ class Frames:
     def _told(self, raised: Mapping[str, Any]) -> dict[str, Any]:
         frames = [f"{f['filename']}:{f['lineno']} {f['name']}" for f in raised["frames"]]
         told = {"type": raised["exc_type"], "frames": frames}
+        # It says what is not written yet, as a lab's starters do, and nothing that anybody sent.
         quotes_nobody = raised["exc_type"] == NotImplementedError.__name__
         return {**told, "says": raised["exc_value"]} if self._debug or quotes_nobody else told

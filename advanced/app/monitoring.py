@@ -132,7 +132,7 @@ def get_metrics() -> bytes:
         return generate_latest(REGISTRY)
     forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
     registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # it has no types
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # as above
     return generate_latest(registry)
 
 

@@ -124,6 +124,13 @@ def test_no_hint_for_what_is_whole(
     assert "hint 1 of" in capsys.readouterr().out
 
 
+def test_suites_of_two_modules_are_judged_at_once(grader: Grader) -> None:
+    """What the tests of one have set up is taken down before the other's: nobody asks again."""
+    lab, both = find("advanced/lab"), ["every_endpoint", "container_holds"]
+    report = grader.grade(lab, Intake(solution_files(lab)), seed=1, only=both)
+    assert [check.verdict for check in report.checks if check.id in both] == [Verdict.PASSED] * 2
+
+
 def test_two_graders_at_once() -> None:
     """They share nothing, and both come to the same end."""
     both = [started("grade", "medium/ex02", "--solution") for _ in range(2)]
