@@ -190,15 +190,20 @@ def _leave_out(body: list[ast.stmt], index: int) -> str:
 def killed(
     grader: Grader, exercise: Exercise, planned: Sequence[Mutant], tell: Callable[[str], None]
 ) -> list[bool]:
-    """For each, whether a check noticed."""
+    """For each, whether a check noticed. What could not be told is said, and does not count."""
     grader.ready()
 
     def one(mutant: Mutant) -> bool:
         report = grader.grade(exercise, Intake(mutant.files), seed=1, first_failure_only=True)
-        decided = [c.verdict for c in report.checks if c.verdict is not Verdict.COULD_NOT_TELL]
-        noticed = any(verdict is not Verdict.PASSED for verdict in decided)
-        tell(f"{'killed' if noticed else 'SURVIVED':<10}{mutant.name}")
-        return noticed
+        said = fate([check.verdict for check in report.checks])
+        tell(f"{said:<16}{mutant.name}")
+        return said == "killed"
 
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
         return list(pool.map(one, planned))
+
+
+def fate(verdicts: Sequence[Verdict]) -> str:
+    if set(verdicts) - {Verdict.PASSED, Verdict.COULD_NOT_TELL}:
+        return "killed"
+    return "could not tell" if Verdict.COULD_NOT_TELL in verdicts else "SURVIVED"

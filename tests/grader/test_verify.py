@@ -7,7 +7,7 @@ import pytest
 
 from grader.catalogue import GradingError, find
 from grader.judge import only_until
-from grader.mutants import mutants
+from grader.mutants import fate, mutants
 from grader.report import Report, Result, Verdict, judge_checks
 from grader.runner import Heard, opened
 from grader.sandbox.client import SandboxProblem
@@ -120,6 +120,13 @@ def test_mutants_are_all_different() -> None:
     assert len({mutant.files["rate_limit.py"] for mutant in made}) == len(made)
     for mutant in made:
         compile(mutant.files["rate_limit.py"], "mutant", "exec")
+
+
+def test_a_mutant_that_could_not_be_told_is_no_survivor_and_not_killed() -> None:
+    """A fault of the judge is neither the suite's merit nor its gap."""
+    assert fate([Verdict.PASSED, Verdict.PASSED]) == "SURVIVED"
+    assert fate([Verdict.COULD_NOT_TELL, Verdict.CRASHED]) == "killed"
+    assert fate([Verdict.PASSED, Verdict.COULD_NOT_TELL]) == "could not tell"
 
 
 def test_what_nobody_could_tell_is_tried_again() -> None:
