@@ -41,6 +41,8 @@ PASSWORDS = {"carol": "carols-own-password", "dave": "daves-own-password"}
 COSTLY = "$2b$13$zTTYfk9JRPClg/cJa0038OFTYkTtXfY1nIXTcBDk2yWf..8Ty.T6q"
 """A hash of `erins-own-password`; to check it takes half a second and more."""
 
+RATHER_COSTLY = "$2b$11$ipmVP98ruYpfNZuaVBdWNuHOxuqK7ak8Bu5pyXV7MfwDln3mhk1gy"
+"""Of `franks-own-password`: a tenth of a second and more, in which others can come and wait."""
 
 ASKED = 3.0
 """Seconds until a service knows how its dependencies are, on a busy machine."""
@@ -602,6 +604,7 @@ async def test_logs_in(world: World) -> None:
 async def test_passwords_take_time(world: World) -> None:
     """Checking one keeps nobody else waiting, and five wrong ones of a user are looked at."""
     world.users["erin"] = {"hash": COSTLY, "since": 0}
+    world.users["frank"] = {"hash": RATHER_COSTLY, "since": 0}
     world.write_users()
     async with world() as client:
         await others_go_on_meanwhile(client)
@@ -629,8 +632,11 @@ async def guessing_is_limited(client: Client) -> None:
     """At once or not; right ones are not counted."""
     for _ in range(7):
         await log_in(client)
+    # While both threads have work the guesses wait, so that none is over before the next one comes.
+    before_them = [try_login(client, "frank", "franks-own-password") for _ in range(2)]
     guesses = [try_login(client, "carol", f"guess-{number}") for number in range(20)]
-    statuses = sorted(response.status_code for response in await asyncio.gather(*guesses))
+    _, _, *answers = await asyncio.gather(*before_them, *guesses)
+    statuses = sorted(response.status_code for response in answers)
     assert statuses == [401] * 5 + [429] * 15, (
         "of many wrong passwords at once no more than five should be looked at"
     )
