@@ -67,7 +67,7 @@ def argued(exercise: Exercise) -> set[str]:
 
 
 def mutants(exercise: Exercise) -> Iterator[Mutant]:
-    """One for each place in the functions that the student has to write."""
+    """One for each place in the statements that the student has to write."""
     solution, starter = solution_files(exercise), take_in(exercise, exercise.folder).files
     for path, source in solution.items():
         if path.endswith(".py"):
@@ -77,25 +77,25 @@ def mutants(exercise: Exercise) -> Iterator[Mutant]:
                 yield Mutant(f"{path} {name}", {**solution, path: text.encode()})
 
 
-def _functions(tree: ast.AST, prefix: str = "") -> dict[str, str]:
-    """The text of each function, by its qualified name."""
-    found: dict[str, str] = {}
+def _functions(tree: ast.AST, prefix: str = "") -> dict[str, set[str]]:
+    """The texts of each function's statements, by its qualified name."""
+    found: dict[str, set[str]] = {}
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ClassDef):
             found |= _functions(node, f"{prefix}{node.name}.")
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            found[prefix + node.name] = ast.unparse(node)
+            inner = (part for part in ast.walk(node) if isinstance(part, ast.stmt))
+            found[prefix + node.name] = {ast.unparse(statement) for statement in inner}
     return found
 
 
-def _of_file(tree: ast.Module, given: dict[str, str]) -> Iterator[tuple[str, ast.Module]]:
-    written = _functions(tree)
-    own = [name for name in written if written[name] != given.get(name)]
-    for name in own:
+def _of_file(tree: ast.Module, given: dict[str, set[str]]) -> Iterator[tuple[str, ast.Module]]:
+    for name in _functions(tree):
         seen: dict[str, int] = {}
-        for place in range(_count(_find(tree, name))):
+        theirs = given.get(name, set())
+        for place in range(len(list(_changes(_find(tree, name), theirs)))):
             mutated = copy.deepcopy(tree)
-            said = _change(_find(mutated, name), place)
+            said = list(_changes(_find(mutated, name), theirs))[place]()
             seen[said] = seen.get(said, 0) + 1
             again = f" ({seen[said]})" if seen[said] > 1 else ""
             yield f"{name}: {said}{again}", ast.fix_missing_locations(mutated)
@@ -109,17 +109,9 @@ def _find(tree: ast.AST, name: str) -> ast.AST:
     return tree
 
 
-def _count(function: ast.AST) -> int:
-    return len(list(_changes(function)))
-
-
-def _change(function: ast.AST, place: int) -> str:
-    return list(_changes(function))[place]()
-
-
-def _changes(function: ast.AST) -> Iterator[Callable[[], str]]:
+def _changes(function: ast.AST, given: set[str]) -> Iterator[Callable[[], str]]:
     """What can be changed, each as a function that does it and says what it did."""
-    for node in ast.walk(function):
+    for node in _walk(function, given):
         if isinstance(node, ast.Compare):
             yield partial(_swap, node)
         elif isinstance(node, ast.BinOp | ast.BoolOp):
@@ -131,8 +123,17 @@ def _changes(function: ast.AST) -> Iterator[Callable[[], str]]:
             yield partial(_other_number, node)
         for body in _bodies(node):
             for index, statement in enumerate(body):
-                if _can_go(statement):
+                if _can_go(statement) and ast.unparse(statement) not in given:
                     yield partial(_leave_out, body, index)
+
+
+def _walk(node: ast.AST, given: set[str]) -> Iterator[ast.AST]:
+    """Like `ast.walk`, but not into statements that the starter has, too."""
+    if isinstance(node, ast.stmt) and ast.unparse(node) in given:
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from _walk(child, given)
 
 
 def _bodies(node: ast.AST) -> Iterator[list[ast.stmt]]:

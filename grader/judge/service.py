@@ -116,6 +116,7 @@ class Service:
         """Start it with settings that it has to refuse; what it printed. AssertionError if not."""
         with ExitStack() as stack:
             run = await asyncio.to_thread(self._open, {}, data, settings, stack)
+            self.programs.append(run)
             ready = await asyncio.to_thread(run.wait_until_ready, self._start_seconds)
             assert not ready, "the service starts with a setting that it should refuse"
             assert run.ended, "the service neither starts nor refuses to"

@@ -123,3 +123,9 @@ async def test_what_is_left_of_a_program_ends_with_the_block(
     assert not ended_by_itself
     assert run.ended is not None
     assert verdict_of(AssertionError(), service, while_testing=True) is Verdict.FAILED
+
+
+async def test_a_refusal_to_start_is_no_crash(service: Service) -> None:
+    """It was asked for: what fails after it is an assertion like any other."""
+    assert "asking" in await service.refuses(SERVER="nowhere:1", THEN="0")
+    assert verdict_of(AssertionError(), service, while_testing=True) is Verdict.FAILED

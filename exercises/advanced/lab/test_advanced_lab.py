@@ -62,6 +62,7 @@ class World:
     home: Path
     key: str
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
+    refusals: int = 0
 
     @asynccontextmanager
     async def __call__(
@@ -76,7 +77,11 @@ class World:
             yield client
 
     async def refuses(self, **settings: object) -> str:
-        return await self.service.refuses(data=self.home, **{**self.usual, **settings})
+        """What it printed. Its state is its own: what another start left there is no reason."""
+        self.refusals += 1
+        state = f"{{data}}/state-{self.refusals}"
+        settings = {**self.usual, "STATE_DIR": state, **settings}
+        return await self.service.refuses(data=self.home, **settings)
 
     @property
     def usual(self) -> dict[str, object]:
@@ -349,13 +354,21 @@ async def test_refuses_settings(world: World, rng: random.Random) -> None:
     """Production starts with settings that are safe, and with no others."""
     production: dict[str, object] = {"ENVIRONMENT": "production"}
     async with world(**production, METRICS_TOKEN="") as client:
-        assert (await client.get(LIVE)).status_code == 200, "with a key of its own it should start"
+        live = await client.get(LIVE)
+        assert live.status_code == 200, "with a key of its own it should start"
+        assert "strict-transport-security" in live.headers, (
+            "in production browsers should be told to come by HTTPS alone"
+        )
         docs = await client.get("/openapi.json")
         refused(docs, 404, "not_found", "the documentation in production")
         await log_in(client)
     async with world(SECRET_KEY="", DEBUG="true", DEMO_USERS="true", CORS_ORIGINS="*") as client:
         await log_in(client)
         assert "Demo user alice" in client.output, "in development there should be DEMO_USERS"
+        live = await client.get(LIVE)
+        assert "strict-transport-security" not in live.headers, (
+            "in development no browser should be kept from coming without HTTPS"
+        )
     unsafe: list[tuple[str, dict[str, object]]] = [
         ("SECRET_KEY", {"SECRET_KEY": ""}),
         ("SECRET_KEY", {"SECRET_KEY": world.key[:40], "ALGORITHM": "HS512"}),
@@ -928,6 +941,7 @@ async def test_turns_counted(
         await left(leaving)
         refusal = await ask(client, token, "hello", "of-nobody")
         assert refusal.status == 404, "a session that is not there should be refused"
+        await client.get(SESSIONS)
 
         async def is_counted() -> bool:
             now = await scrape(client)
@@ -942,6 +956,13 @@ async def test_turns_counted(
     }
     assert turns == {"success": good + 1, "failure": 2, "cancelled": 1}, (
         "agent_executions_total should count each turn once, by how it ended; refusals are no turns"
+    )
+    refusals = {
+        labels["code"]: now.value("agent_refusals_total", **labels)
+        for labels in now.all("agent_refusals_total")
+    }
+    assert refusals == {"session_not_found": 1, "not_authenticated": 1}, (
+        "agent_refusals_total should count each refusal once, by its code, and no failure"
     )
     assert now.value("agent_execution_duration_seconds_count") == good + 4, (
         "agent_execution_duration_seconds should observe each turn once"
