@@ -25,6 +25,11 @@ Log in as {user} with the password {password}, and ask:
   curl -N {proxy}/api/v1/query/stream -H "Authorization: Bearer $TOKEN" \\
     -H 'Content-Type: application/json' -d '{{"query": "What is 6 times 7?"}}'
 
+Or let the load test of exercise 4 ask, for twenty seconds:
+
+  AGENT_PASSWORD={password} .venv/bin/python -m locust --headless \\
+    -f solutions/advanced/ex04_load_testing/locustfile.py --users 4 --run-time 20s --host {proxy}
+
 Traces are shown here as they arrive.
 """
 
