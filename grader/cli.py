@@ -306,8 +306,9 @@ def _verify(options: argparse.Namespace) -> int:
         print(fault)
     started = time.monotonic()
     with opened() as grader, _until_told_to_stop(grader, signal.SIGTERM, signal.SIGINT):
+        mixed = verify.mixed(planned)
         runs = [
-            verify.run(grader, planned, options.seed, _tell_outcome) for _ in range(options.repeat)
+            verify.run(grader, mixed, options.seed, _tell_outcome) for _ in range(options.repeat)
         ]
     records = [[outcome.report.record_bytes() for outcome in outcomes] for outcomes in runs]
     same = all(each == records[0] for each in records)

@@ -20,6 +20,7 @@ from grader.verify import (
     cases,
     faults,
     load_matrix,
+    mixed,
     problems,
     run,
     signatures,
@@ -155,6 +156,21 @@ def test_late_failures_decide_nothing() -> None:
         raise AssertionError
     with pytest.raises(SandboxProblem), only_until(time.monotonic() - 1):
         raise AssertionError
+
+
+def test_each_exercise_has_its_turn_all_the_time() -> None:
+    """Any stretch of a run has each one's share in it, the last one too, and none is lost."""
+    shares = [(find("medium/ex01"), 4), (find("medium/ex02"), 8)]
+    planned = [
+        replace(case(100, frozenset()), name=f"{number}", exercise=exercise)
+        for exercise, count in shares
+        for number in range(count)
+    ]
+    run_as = mixed(planned)
+    assert sorted(map(id, run_as)) == sorted(map(id, planned))
+    for start in range(0, 12, 3):
+        names = [each.exercise.short for each in run_as[start : start + 3]]
+        assert sorted(names) == ["medium/ex01", "medium/ex02", "medium/ex02"]
 
 
 def test_a_run_that_is_stopped_says_so() -> None:
