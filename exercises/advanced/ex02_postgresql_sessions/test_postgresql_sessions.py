@@ -338,6 +338,9 @@ async def test_killed_in_a_turn(service: Service, postgres: Database, model: Off
             for question, session_id in ((f"{HANG} 1", session), (f"{HANG} new", None))
         ]
         await asyncio.gather(asked(model, f"{HANG} 1"), asked(model, f"{HANG} new"))
+        before = (await info(two, session))["last_activity"]
+        turns.append(asyncio.create_task(one.ask("waits", session)))
+        await in_line(two, session, before)
         one.signal(signal.SIGKILL)
         await asyncio.gather(*turns, return_exceptions=True)
         reply = await two.ask("2", session)
@@ -812,15 +815,16 @@ async def test_expires(
 async def test_sweeps(
     service: Service, postgres: Database, model: OfflineModel, rng: Random
 ) -> None:
-    """All of what has expired is deleted, though nobody asks for it any more."""
-    behave(model)
+    """All of what has expired is deleted, though nobody asks for it any more, and nothing else."""
+    behave(model, slow=1.3)
     word = new_word(rng)
     async with replicas(service, postgres, of=1, SESSION_TTL=1, SWEEP_EVERY=0.2) as [one]:
-        begun = time.monotonic()
-        session = await begin(one, word)
-        with only_until(begun + 1):
+        reply = await one.ask(f"{SLOW} {word}")
+        answered = time.monotonic()
+        assert reply.status == 200, "a session that is being answered in is not idle"
+        with only_until(answered + 0.9):
             assert rows_about(postgres, word), KEPT
-        assert await nothing_about(postgres, session, word, within=4), (
+        assert await nothing_about(postgres, reply.session_id, word, within=4), (
             "what has expired should be deleted from the database, its checkpoints included"
         )
 
@@ -845,6 +849,14 @@ async def test_makes_room(
         )
         assert not rows_about(postgres, second, word), "and so should what was said in it"
         assert (await listed(bob))["sessions"] == [bobs], "nobody makes room for somebody else"
+        turn = asyncio.create_task(one.ask(f"{HANG} 1", first))
+        await asked(model, f"{HANG} 1")
+        assert (await one.ask("again", third)).status == 200, "a session should go on"
+        await begin(one)
+        assert first in (await listed(one))["sessions"], (
+            "a session that is being answered in is not idle, and makes no room"
+        )
+        turn.cancel()
 
 
 @check("grows_slowly")

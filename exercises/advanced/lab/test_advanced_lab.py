@@ -47,6 +47,9 @@ RATHER_COSTLY = "$2b$11$ipmVP98ruYpfNZuaVBdWNuHOxuqK7ak8Bu5pyXV7MfwDln3mhk1gy"
 ASKED = 3.0
 """Seconds until a service knows how its dependencies are, on a busy machine."""
 
+BCRYPT = 0.05
+"""Seconds that bcrypt takes at least at a cost that protects anybody; all else takes a few ms."""
+
 ENOUGH = 8
 """Requests that are answered while a password is checked; one that blocks lets a few slip in."""
 
@@ -276,6 +279,7 @@ async def test_reads_settings(world: World, model: OfflineModel, rng: random.Ran
         "ENABLE_METRICS": "false",
         "RATE_LIMIT_REQUESTS": 6,
         "MAX_MODEL_CALLS": 1,
+        "TRUSTED_PROXIES": "127.0.0.1",
         "SECRETS_DIR": "{data}/nowhere",
         "cache_ttl": "nothing that makes sense",
     }
@@ -285,10 +289,12 @@ async def test_reads_settings(world: World, model: OfflineModel, rng: random.Ran
         for place in ("docs", "playground", "health"):
             found = await client.get(about[place])
             assert found.status_code == 200, f"the {place} that GET / names should be there"
-        token = await log_in(client, path="/agent/auth/login")
+        login = await try_login(client, "carol", PASSWORDS["carol"], "/agent/auth/login")
+        assert login.status_code == 200, "there should be a login below API_PREFIX"
+        token = str(login.json()["access_token"])
         said = claims_of(token)
-        assert said["exp"] - said["iat"] == minutes * 60, (
-            "ACCESS_TOKEN_EXPIRE_MINUTES should be how long a token is good"
+        assert said["exp"] - said["iat"] == login.json()["expires_in"] == minutes * 60, (
+            "ACCESS_TOKEN_EXPIRE_MINUTES should be how long a token is good, and the login say so"
         )
         reply = await answered(client, token, path="/agent/query")
         assert reply.text == "Good.", "a question should be answered below API_PREFIX"
@@ -322,10 +328,20 @@ async def test_reads_settings(world: World, model: OfflineModel, rng: random.Ran
         assert statuses == [200] * 3 + [429], (
             "RATE_LIMIT_REQUESTS should be how often a user may ask in a window"
         )
+        nobodys = [
+            await client.get("/agent/sessions", headers={"X-Forwarded-For": f"198.51.100.{host}"})
+            for host in (1,) * 7 + (2,)
+        ]
+        assert [each.status_code for each in nobodys] == [401] * 6 + [429, 401], (
+            "whom one of the TRUSTED_PROXIES names should be the client, with its own allowance"
+        )
+        assert all("ratelimit" in each.headers for each in nobodys), (
+            "an answer should say what is left of an allowance, as SecurityHeaders does"
+        )
 
 
 @check("reads_settings")
-async def test_reads_secrets(world: World, rng: random.Random) -> None:
+async def test_reads_secrets(world: World, model: OfflineModel, rng: random.Random) -> None:
     """What is in no variable is looked for in SECRETS_DIR; a variable comes first."""
     folder = world.home / "secrets"
     folder.mkdir()
@@ -333,17 +349,33 @@ async def test_reads_secrets(world: World, rng: random.Random) -> None:
     for name, text in {"SECRET_KEY": key, "API_TITLE": "from a file"}.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o644)
-    settings = {"SECRETS_DIR": "{data}/secrets", "SECRET_KEY": "", "API_TITLE": "from a variable"}
+    settings = {
+        "SECRETS_DIR": "{data}/secrets",
+        "SECRET_KEY": "",
+        "API_TITLE": "from a variable",
+        "ALGORITHM": "HS512",
+        "REQUEST_TIMEOUT": 0.4,
+    }
     async with world(**settings) as client:
-        ours = world.forged(claims_of(await log_in(client)), key=key)
+        token = await log_in(client)
+        model.respond(Scenario(hang=True))
+        reply = await in_time(ask(client, token, "hang"), "REQUEST_TIMEOUT should bound a turn")
+        assert (reply.status, reply.code) == (504, "model_timeout"), (
+            "REQUEST_TIMEOUT should be how long a turn may take"
+        )
+        claims = claims_of(token)
+        ours = world.forged(claims, key=key, algorithm="HS512")
         response = await client.get(SESSIONS, headers=bearer(ours))
-        assert response.status_code == 200, "a SECRET_KEY in SECRETS_DIR should be what signs"
+        assert response.status_code == 200, (
+            "a SECRET_KEY in SECRETS_DIR should be what signs, by the ALGORITHM that is set"
+        )
         about = (await client.get("/")).json()
         assert about["title"] == "from a variable", (
             "what is in a variable and in SECRETS_DIR should be taken from the variable"
         )
     (folder / "API_TITLE").write_bytes(b"no text: \xff")
-    await stop_the_start(world, [("SECRETS_DIR", {"SECRETS_DIR": "{data}/secrets"})])
+    no_text: dict[str, object] = {"SECRETS_DIR": "{data}/secrets"}
+    await stop_the_start(world, [("API_TITLE or SECRETS_DIR", no_text)])
 
 
 EXAMPLES = ("your-secret-key-change-in-production", "an-example-of-a-key-with-many-letters")
@@ -375,7 +407,10 @@ async def test_refuses_settings(world: World, rng: random.Random) -> None:
         ("SECRET_KEY", {"SECRET_KEY": rng.choice(EXAMPLES)}),
         ("DEBUG", {"DEBUG": "true"}),
         ("DEMO_USERS", {"DEMO_USERS": "true"}),
-        ("CORS_ALLOW_CREDENTIALS", {"CORS_ORIGINS": "*", "CORS_ALLOW_CREDENTIALS": "true"}),
+        (
+            "CORS_ALLOW_CREDENTIALS or CORS_ORIGINS",
+            {"CORS_ORIGINS": "*", "CORS_ALLOW_CREDENTIALS": "true"},
+        ),
         ("METRICS_TOKEN", {"METRICS_TOKEN": world.key[:15]}),
         ("METRICS_TOKEN", {"METRICS_TOKEN": rng.choice(EXAMPLES)}),
     ]
@@ -390,20 +425,23 @@ async def test_refuses_nonsense(world: World, rng: random.Random) -> None:
         ("ALGORITHM", {"ALGORITHM": "none"}),
         ("ALGORITHM", {"ALGORITHM": "RS256"}),
         ("ACCESS_TOKEN_EXPIRE_MINUTES", {"ACCESS_TOKEN_EXPIRE_MINUTES": 0}),
+        ("ACCESS_TOKEN_EXPIRE_MINUTES", {"ACCESS_TOKEN_EXPIRE_MINUTES": 10**18}),
         ("CACHE_TTL", {"CACHE_TTL": 0}),
     ]
     await stop_the_start(world, nonsense)
 
 
 async def stop_the_start(world: World, wrong: Sequence[tuple[str, dict[str, object]]]) -> None:
-    """Each of them alone, with the sentence that it deserves."""
+    """Each of them alone, with the sentence that it deserves, about one setting or another."""
     starts = [world.refuses(**settings) for _, settings in wrong]
-    for (name, settings), said in zip(wrong, await asyncio.gather(*starts), strict=True):
-        one_sentence(name, settings, said)
+    for (names, settings), said in zip(wrong, await asyncio.gather(*starts), strict=True):
+        one_sentence(names, settings, said)
 
 
-def one_sentence(name: str, settings: Mapping[str, object], said: str) -> None:
-    assert name in said, "a refusal to start should name the setting"
+def one_sentence(names: str, settings: Mapping[str, object], said: str) -> None:
+    assert any(name in said for name in names.split(" or ")), (
+        "a refusal to start should name the setting"
+    )
     assert "Traceback" not in said, "a refusal to start should be a sentence, not a traceback"
     secrets = [
         str(value) for key, value in settings.items() if key in {"SECRET_KEY", "METRICS_TOKEN"}
@@ -418,7 +456,15 @@ def one_sentence(name: str, settings: Mapping[str, object], said: str) -> None:
 
 def cached_keys(redis: Redis) -> list[str]:
     """The keys of answers in Redis, and not those of who makes them."""
-    return re.findall(r"cache:answer:\w+(?=\r)", redis.command("KEYS", "cache:*").decode())
+    return re.findall(r"cache:answer:[^:\r]+(?=\r)", redis.command("KEYS", "cache:*").decode())
+
+
+def bits(key: str) -> int:
+    """Of the hash in it, in whatever digits it is written; none of anything else."""
+    digits = key.removeprefix("cache:answer:").rstrip("=")
+    if re.fullmatch("[0-9A-Fa-f]+", digits):
+        return 4 * len(digits)
+    return 6 * len(digits) if re.fullmatch("[A-Za-z0-9_+/-]+", digits) else 0
 
 
 async def kept(redis: Redis, count: int) -> list[str]:
@@ -463,10 +509,8 @@ async def test_second_answer_is_cheaper(
             "a session that began with a cached answer should go on from there"
         )
         (key,) = await kept(redis, 1)
-        assert re.fullmatch("cache:answer:[0-9a-f]{64,}", key), (
-            "a key should end in a hash of 256 bits or more, in hexadecimal digits"
-        )
-        assert 0 < expires_in(redis, key) <= 120, "an answer should be kept for CACHE_TTL"
+        assert bits(key) >= 256, "a key should end in a hash of 256 bits or more"
+        assert 60 < expires_in(redis, key) <= 120, "an answer should be kept for CACHE_TTL"
         redis.command("FLUSHALL")
         await answered(client, token, question)
         assert model.call_count == 3, "what is not in Redis any more should be asked anew"
@@ -496,12 +540,19 @@ async def test_answers_kept_apart(
             await answered(client, dave, question),
             await answered(client, carol, question, max_iterations=3),
             await answered(client, carol, question.upper()),
+            await answered(client, carol, question, max_iterations=12),
+            await answered(client, carol, f"{question}1", max_iterations=2),
         ]
-        assert [each.metadata["cached"] for each in answers] == [False] * 3, (
+        assert [each.metadata["cached"] for each in answers] == [False] * 5, (
             "another user, another question, or another bound should get an answer of its own"
         )
-        assert model.call_count == 4, "four different questions should cost four calls"
-        await kept(redis, 4)
+        assert model.call_count == 6, "six different questions should cost six calls"
+        await kept(redis, 6)
+    async with world(redis, OPENAI_MODEL="gpt-4.1-mini") as client:
+        reply = await answered(client, await log_in(client), question)
+        assert reply.metadata["cached"] is False, (
+            "another model should not be answered for with what the one before it said"
+        )
 
 
 @check("keeps_whole_answers")
@@ -535,9 +586,22 @@ async def test_keeps_whole_answers(
             (key,) = await kept(redis, 1)
             redis.command("SET", key, json.dumps({"key": key, "value": poison}))
             reply = await ask(client, token, question)
-            assert (reply.status, reply.text) == (200, "Good."), (
+            assert reply.status == 200, "what others write into Redis should fail no question"
+            assert reply.text == "Good.", (
                 "what stands in Redis and is no answer of ours should not be believed"
             )
+        model.respond(echo)
+        redis.command("FLUSHALL")
+        await answered(client, token, question)
+        (key,) = await kept(redis, 1)
+        other = some_words(rng)
+        await answered(client, token, other)
+        (its_key,) = {*await kept(redis, 2)} - {key}
+        redis.command("COPY", key, its_key, "REPLACE")
+        reply = await answered(client, token, other)
+        assert other in reply.text, (
+            "what was kept for one question should not be believed where somebody has copied it to"
+        )
 
 
 @check("survives_redis")
@@ -604,6 +668,10 @@ async def test_logs_in(world: World) -> None:
                 ("x", "x"),
             ]
         ]
+        quickest = min(response.elapsed.total_seconds() for response in wrong[2:])
+        assert quickest >= BCRYPT, (
+            "a name that nobody has should take the time of a password, or it tells who is there"
+        )
         for response in wrong:
             unauthorized(response, "invalid_credentials", "a login that is wrong")
         assert len({response.text for response in wrong}) == 1, (
@@ -1109,6 +1177,7 @@ async def test_streams_are_logged_at_their_end(world: World, model: OfflineModel
         token = await log_in(client)
         await client.get("/health")
         body, headers = {"query": "What is 2 + 2?"}, bearer(token)
+        asked = time.monotonic()
         async with client.stream("POST", STREAM, json=body, headers=headers) as response:
             events = arriving(response)
             await in_time(anext(events), "a stream should begin while the model still works")
@@ -1120,7 +1189,9 @@ async def test_streams_are_logged_at_their_end(world: World, model: OfflineModel
             held.may_go_on.set()
             assert [event["done"] async for event in events][-1], "a stream should end"
         line = await logged(client, name)
-        assert line["duration"] >= lasted, "a stream's duration should be all the time that it took"
+        assert lasted <= line["duration"] <= time.monotonic() - asked, (
+            "a stream's duration should be all the time that it took, in seconds"
+        )
 
 
 @check("logs_keep_secrets")
@@ -1138,7 +1209,8 @@ async def test_logs_keep_secrets(world: World, model: OfflineModel, rng: random.
         await ask(client, token, question)
         for place in (f"/{other}", f"/api/v1/session/{other}", f"{LIVE}?token={token}&x={other}"):
             await client.get(place, headers=bearer(token))
-        await client.request("GET", LIVE, headers={"User-Agent": other, "Referer": other})
+        written = dict.fromkeys(["User-Agent", "Referer", "X-Forwarded-For"], other)
+        await client.request("GET", LIVE, headers=written)
         split = f"{LIVE}?x=%0A%7B%22event%22%3A%22{other}%22%7D"
         last = await client.get(split)
         await logged(client, last.headers["x-request-id"])
