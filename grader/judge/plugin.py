@@ -112,7 +112,6 @@ SUBMITTED = pytest.StashKey[Sequence[Path]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "check(id): the declared check that this test decides")
     # What the garbage collector finds of the judge's own is nothing that a submission has done.
     config.addinivalue_line("filterwarnings", "ignore::pytest.PytestUnraisableExceptionWarning")
     config.stash[JUDGE] = Judge()
