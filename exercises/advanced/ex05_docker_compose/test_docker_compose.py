@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from grader.judge import check
 from grader.judge.compose import Mount, Service, argv, as_map, shell_script
-from grader.judge.nginx import Site
+from grader.judge.nginx import Location, Site, matches
 from grader.judge.stack import Stack
 from grader.judge.yaml_documents import parse_yaml
 
@@ -211,6 +211,9 @@ def test_passwords_are_asked_for(submitted: Path) -> None:
     )
     assert any(path in text for path in places for text in texts), (
         "Redis does not take its password from the file of the secret."
+    )
+    assert not any(re.search(r"requirepass[=\s\"']+/", text) for text in texts), (
+        "Redis takes a file's name for its password: it reads no file for that, but a shell can."
     )
 
 
@@ -426,6 +429,8 @@ def test_what_must_survive_is_in_volumes(submitted: Path) -> None:
         is_kept = mount and mount.kind == "volume" and not shadowed(stack[name], mount)
         source = mount.source if mount and is_kept else ""
         assert source, f"What {name} has written is gone with its container."
+        assert mount
+        assert not mount.read_only, f"{name} may not write into its volume."
         options = stack.file.shared("volumes")[source].get("driver_opts") or {}
         assert options.get("type") != "tmpfs", f"The volume of {name} is in memory."
         assert owners.setdefault(source, name) == name, (
@@ -690,7 +695,13 @@ def test_two_replicas_answer(submitted: Path) -> None:
     assert not api.ports, "A port of the host belongs to one container, and there are two."
     for path in PATHS:
         passed = stack.passed(path)
+        is_rewritten = any(
+            matches(Location("~", line.values[0], block), path)
+            for block in stack.site(path).blocks
+            for line in block.all("rewrite")
+        )
         assert passed.path == path, f"The api is asked for something else than {path}."
+        assert not is_rewritten, f"The api is asked for something else than {path}."
         assert passed.servers, f"The proxy has nobody to pass {path} on to."
         for host, port in passed.servers:
             is_api = host in api.names and port == port_of(api)
@@ -741,6 +752,11 @@ def test_who_is_stopped_may_finish(submitted: Path) -> None:
             f"The request to stop gets to a shell, which does not tell {name}."
         )
 
+    command = " ".join(argv(stack["proxy"]))
+    stays = "daemon off" in command or Site((stack.nginx,)).value("daemon") == "off"
+    assert stays or not re.search(r"(^|[\s/])nginx(\s|$)", command), (
+        "nginx goes into the background, and its container ends at once."
+    )
     limit = seconds(Site((stack.nginx,)).value("worker_shutdown_timeout", "0"))
     assert limit == 0 or limit >= STOP_SECONDS, "A stopped nginx cuts its streams too soon."
 
