@@ -372,7 +372,7 @@ async def test_verified_user(limited: Limited, key: str) -> None:
         assert await asked_by(bob, HERE * 3) == [200, 200, REFUSED], (
             "neither another user nor a forged token should have spent a user's tokens"
         )
-        assert await asked_by(token_of(*HERE, key)) == [200], (
+        assert await asked_by(token_of(HERE[0], key)) == [200], (
             "a user who is called like an address should not share that address's bucket"
         )
 
