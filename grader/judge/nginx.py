@@ -150,14 +150,23 @@ class Site:
         return ("all",) in self.values("deny") and not self.values("allow")
 
     def filled_in(self, text: str) -> str:
-        """With the variables that `set` gives a value on the way there."""
+        """With the variables that `set` gives a value on the way there, and a `map` always."""
+        values = dict(always(self.blocks[0]))
         said = (directive.values for block in self.blocks for directive in block.all("set"))
-        values = {pair[0]: pair[1] for pair in said if len(pair) == 2}
+        values |= {pair[0]: pair[1] for pair in said if len(pair) == 2}
 
         def value(found: re.Match[str]) -> str:
             return values.get(f"${found[1] or found[2]}", found[0])
 
         return re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, text)
+
+
+def always(http: Block) -> Iterator[tuple[str, str]]:
+    """The variables that a `map` gives the same value whatever is asked for."""
+    for names, inner in http.blocks("map"):
+        results = {directive.values for directive in inner.directives}
+        if len(names) == 2 and len(results) == 1 and inner.all("default"):
+            yield names[1], " ".join(*results)
 
 
 @dataclass(frozen=True)
@@ -170,6 +179,8 @@ class Passed:
     by_upstream: bool
     asked_again: bool
     """Whether nginx looks for their addresses while it runs, and not only when it starts."""
+    resolver: str
+    """Whom it asks for them, and how long it believes the answer; empty if nobody is named."""
 
 
 def passed(where: Site, path: str) -> Passed | None:
@@ -186,8 +197,10 @@ def passed(where: Site, path: str) -> Passed | None:
             servers = [line.values for line in upstream.all("server") if line.values]
             again = bool(upstream.all("zone")) and all("resolve" in line for line in servers)
             used = [address(line[0]) for line in servers if "down" not in line]
-            return Passed(used, asked, by_upstream=True, asked_again=again)
-    return Passed([(host, int(port or 80))], asked, by_upstream=False, asked_again=is_variable)
+            asks = Site((where.blocks[0], upstream)).value("resolver")  # never the server's own
+            return Passed(used, asked, by_upstream=True, asked_again=again, resolver=asks)
+    asks, alone = where.value("resolver"), [(host, int(port or 80))]
+    return Passed(alone, asked, by_upstream=False, asked_again=is_variable, resolver=asks)
 
 
 def address(text: str) -> tuple[str, int]:

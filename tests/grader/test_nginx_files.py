@@ -45,6 +45,7 @@ PASSING = """
     location = /exact { proxy_pass http://127.0.0.1:%(behind)d/other; }
     location /variable { set $host_ 127.0.0.1; proxy_pass http://$host_:$port; }
     location /all-the-same { set $host_ 127.0.0.1; proxy_pass http://$host_:$port/one; }
+    location /mapped { proxy_pass http://$always:%(behind)d; }
     location /by-request { proxy_pass http://127.0.0.1:${port}$request_uri; }
     location /own-header { proxy_set_header A b; proxy_pass http://127.0.0.1:%(behind)d; }
     location /group { proxy_pass http://group; }
@@ -52,7 +53,8 @@ PASSING = """
 """
 PASSED_PATHS = [
     *("/plain", "/plain/x", "/cut/x", "/cut/", "/moved", "/moved/x", "/exact", "/variable/x"),
-    *("/all-the-same/x", "/by-request/x", "/own-header/x", "/group/x", "/by/expression"),
+    *("/mapped/x", "/all-the-same/x", "/by-request/x", "/own-header/x", "/group/x"),
+    "/by/expression",
 ]
 
 
@@ -73,6 +75,7 @@ class Nginx:
             http {{
                 access_log off;
                 upstream group {{ server 127.0.0.1:{behind}; }}
+                map $request_uri $always {{ default 127.0.0.1; }}
                 server {{ listen 127.0.0.1:{self.answering}; {LOCATIONS} }}
                 server {{ listen 127.0.0.1:{self.passing}; {PASSING % {"behind": behind}} }}
                 server {{
@@ -154,6 +157,32 @@ def test_addresses_are_asked_for_again_only_where_nginx_does_so() -> None:
     assert not again("upstream api { server api:8000 resolve; }")
     assert not again("upstream api { zone z 64k; server api:8000; }")
     assert not again("upstream api { zone z 64k; server a:80 resolve; server b:80; }")
+
+
+def test_a_name_server_is_found_where_nginx_looks_for_it() -> None:
+    """An upstream has its own, or that of all; never the one of a server or a location."""
+    upstream = "upstream api { zone z 64k; %s server api:8000 resolve; }"
+    inside = "server { %s location / { proxy_pass http://%s; } }"
+
+    def named(text: str) -> str:
+        where = site(http(text), 80, "/")
+        target = passed(where, "/") if where else None
+        assert target
+        return target.resolver
+
+    one, other = "resolver 127.0.0.11 valid=5s;", "resolver 10.0.0.1;"
+    assert named(other + upstream % one + inside % ("", "api")) == "127.0.0.11 valid=5s"
+    assert named(one + upstream % "" + inside % (other, "api")) == "127.0.0.11 valid=5s"
+    assert named(upstream % "" + inside % (one, "api")) == ""
+    assert named(inside % (one + "set $api api;", "$api:8000")) == "127.0.0.11 valid=5s"
+
+
+def test_a_map_that_depends_on_the_request_names_nobody() -> None:
+    """Only one that always gives the same value can be followed."""
+    text = "map $uri $api { default one; /x other; } server { location / { proxy_pass %s; } }"
+    where = site(http(text % "http://$api:8000"), 80, "/")
+    assert where
+    assert passed(where, "/") is None
 
 
 def test_the_server_is_the_one_at_the_port() -> None:

@@ -23,13 +23,19 @@ LOGIN, ALIVE = "/api/v1/auth/login", "/health/live"
 SESSIONS, SESSION = "/api/v1/sessions", "/api/v1/session/{session_id}"
 CAROL = {"username": "carol", "password": "carols-own-password"}
 TWO_PARTS = "What is 17.5% of 2480, minus 12? And how do I stream tokens with FastAPI?"
+TWO_OTHERS = "What is 12% of 995, plus 4? And how do I limit requests with FastAPI?"
 ARRIVES = 8.0
 """Seconds for which a span is waited for: a BatchSpanProcessor's own pause is 5."""
+
+SOON = 3.0
+"""Seconds, where a twentieth of one is promised: a busy machine is late."""
 
 STOPS = 6.0
 """Seconds: the five that are promised, and one for a busy machine."""
 
 TOOLS = {"search_handbook": "researcher", "calculate": "analyst"}
+
+NODES = {"supervisor", *TOOLS.values()}
 
 Serve = Callable[..., AbstractAsyncContextManager[Client]]
 
@@ -74,6 +80,15 @@ def doing(spans: list[Span], operation: str) -> list[Span]:
     return sorted(found, key=lambda span: span.start)
 
 
+def node_runs(spans: list[Span]) -> list[Span]:
+    """As they began. A span around the whole graph is an agent's, too, and no node's."""
+    return [span for span in doing(spans, "invoke_agent") if node_of(span) in NODES]
+
+
+def node_of(span: Span) -> str:
+    return str(span.attributes.get("gen_ai.agent.name", ""))
+
+
 def around(span: Span, spans: list[Span]) -> list[Span]:
     """The span's ancestors, the nearest first."""
     by_id = {(each.trace_id, each.span_id): each for each in spans}
@@ -86,8 +101,7 @@ def around(span: Span, spans: list[Span]) -> list[Span]:
 
 def agent_around(span: Span, spans: list[Span]) -> str | None:
     """The nearest node of the graph that a span lies in."""
-    names = [each.attributes.get("gen_ai.agent.name") for each in around(span, spans)]
-    return next((str(name) for name in names if name), None)
+    return next((node_of(each) for each in around(span, spans) if node_of(each)), None)
 
 
 def is_marked(span: Span) -> bool:
@@ -107,8 +121,10 @@ async def everything(client: Client, otlp: Collector) -> list[Span]:
     return [span for span in list(otlp.spans) if span.start < began]
 
 
-async def came(otlp: Collector, found: Callable[[list[Span]], bool]) -> bool:
-    return await asyncio.to_thread(otlp.wait_for, found, ARRIVES)
+async def came(
+    otlp: Collector, found: Callable[[list[Span]], bool], within: float = ARRIVES
+) -> bool:
+    return await asyncio.to_thread(otlp.wait_for, found, within)
 
 
 def traceparent(rng: Random, *, sampled: bool = True) -> tuple[str, str, dict[str, str]]:
@@ -170,7 +186,8 @@ async def test_server_span(traced: Serve, otlp: Collector, model: OfflineModel) 
         "http.request.method is the request's method"
     )
     assert [each.get("http.route") for each in attributes] == [*known, None], (
-        "http.route is the route's own path, with its parameters' names; an unknown path has none"
+        "http.route is the whole route, from the first / on and with its parameters' names; an"
+        " unknown path has none"
     )
     names = [f"{method} {route}" for method, route in zip(methods, known, strict=False)]
     assert [span.name for span in requests[:-1]] == names, (
@@ -231,7 +248,7 @@ async def test_leaving_ends_spans(traced: Serve, otlp: Collector, model: Offline
         assert await came(otlp, lambda spans: len(doing(spans, "chat")) >= 2), (
             "a call of the model that was under way when the client left ends, and is sent"
         )
-        assert await came(otlp, lambda spans: len(doing(spans, "invoke_agent")) >= 2), (
+        assert await came(otlp, lambda spans: len(node_runs(spans)) >= 2), (
             "a node that was at work when the client left ends, and is sent"
         )
 
@@ -244,17 +261,21 @@ async def test_agent_steps(traced: Serve, otlp: Collector) -> None:
     """Each run of a node has a span in its request's, each tool one in that of its node."""
     async with traced() as client:
         first = await client.ask(TWO_PARTS)
-        await client.ask(TWO_PARTS, first.session_id, STREAM)
+        await asyncio.gather(
+            client.ask(TWO_PARTS, first.session_id, STREAM), client.ask(TWO_OTHERS, path=STREAM)
+        )
         spans = await everything(client, otlp)
-    nodes, tools = doing(spans, "invoke_agent"), doing(spans, "execute_tool")
-    for turn in in_order(spans)[1:]:
+    nodes, tools = node_runs(spans), doing(spans, "execute_tool")
+    turns = in_order(spans)[1:]
+    assert len(turns) == 3, "each request has one span"
+    for turn in turns:
         mine = [span for span in nodes if turn in around(span, spans)]
-        names = Counter(str(span.attributes.get("gen_ai.agent.name")) for span in mine)
+        names = Counter(map(node_of, mine))
         assert names["supervisor"] == 2, "each time that the supervisor runs is a span"
         assert names["researcher"] == names["analyst"] == 1, "each specialist's run is a span"
-        assert all(
-            span.name == f"invoke_agent {span.attributes['gen_ai.agent.name']}" for span in mine
-        ), "a node's span is called invoke_agent and the node"
+        assert all(span.name == f"invoke_agent {node_of(span)}" for span in mine), (
+            "a node's span is called invoke_agent and the node"
+        )
         used = [span for span in tools if turn in around(span, spans)]
         assert sorted(str(span.attributes.get("gen_ai.tool.name")) for span in used) == [
             *sorted(TOOLS)
@@ -266,6 +287,11 @@ async def test_agent_steps(traced: Serve, otlp: Collector) -> None:
         )
         assert agent_around(span, spans) == TOOLS[tool], (
             "a tool's span lies in that of the node which uses it, also when two nodes run at once"
+        )
+    for span in tools + doing(spans, "chat"):
+        node = next((each for each in around(span, spans) if each in nodes), None)
+        assert node is None or node.start <= span.start <= span.end <= node.end, (
+            "a node's span lasts as long as the node is at work: all that it does lies within"
         )
     assert {span.kind for span in nodes + tools} == {"internal"}, (
         "what happens in the process is of the kind INTERNAL"
@@ -364,7 +390,7 @@ async def test_errors_marked(traced: Serve, otlp: Collector, model: OfflineModel
         await client.post(PLAIN, json={"query": ""})
         spans = await everything(client, otlp)
     _, good, failed, mended, *refused = in_order(spans)
-    calls, nodes = doing(spans, "chat"), doing(spans, "invoke_agent")
+    calls, nodes = doing(spans, "chat"), node_runs(spans)
     assert len(calls) == 4, "each attempt is a span"
     assert len(nodes) == 3, "each run of a node is a span"
     assert all(map(is_marked, [failed, calls[1], nodes[1]])), (
@@ -412,6 +438,9 @@ async def test_log_line(traced: Serve, otlp: Collector, rng: Random) -> None:
         lines = await request_lines(client, 5)
     own = in_order(spans)[-1]
     told = [line.get("trace_id") for line in lines]
+    assert all({"route", "status", "duration"} <= {*line} for line in lines), (
+        "the line on a request says what it has always said, and the id besides"
+    )
     assert told[1] == trace_id, "the line on a request has its trace's id, in `trace_id`"
     assert told[2] == unsampled, "the line of a request that is not sampled has one, too"
     assert told[3] == own.trace_id, "the id in the line is the one that the collector knows"
@@ -490,6 +519,16 @@ async def test_no_collector_at_all(service: Service, model: OfflineModel) -> Non
     async with service() as client:
         await log_in(client)
         assert (await client.ask("hello")).text == "Good.", "it works without a collector"
+
+
+@check("stops_in_time")
+async def test_sends_soon(traced: Serve, otlp: Collector) -> None:
+    """What has ended does not wait for longer than it is told to."""
+    async with traced() as client:
+        await client.get(ALIVE)
+        assert await came(otlp, lambda spans: len(in_order(spans)) == 2, within=SOON), (
+            "spans are sent at the latest OTEL_BSP_SCHEDULE_DELAY milliseconds after they ended"
+        )
 
 
 @check("stops_in_time")

@@ -90,11 +90,12 @@ def limited(service: Service, redis: Redis, key: str) -> Limited:
 
 @contextmanager
 def users() -> Iterator[Path]:
-    """A folder in which alice and bob are users. Their passwords fit nothing: tests make tokens."""
+    """A folder with three users, one of whom is called like an address. Their passwords fit
+    nothing: tests make tokens."""
     with private_folder() as folder:
         folder.chmod(0o777)
         user = {"hash": f"$2b$04${'.' * 53}", "since": 0}
-        (folder / "users.json").write_text(json.dumps({"alice": user, "bob": user}))
+        (folder / "users.json").write_text(json.dumps(dict.fromkeys(["alice", "bob", *HERE], user)))
         yield folder
 
 
@@ -204,15 +205,26 @@ def is_json(response: httpx.Response) -> bool:
 @check("retry_after")
 async def test_retry_after(limited: Limited) -> None:
     """It is the time until there is one token, in whole seconds, rounded up."""
-    async with limited(burst=3, per_second=0.35) as client:
+    async with limited(burst=3, per_second=0.37) as client:
         begun = time.monotonic()
         first = await statuses(client, 3)
         refused = await ask(client)
-        with only_until(begun + 0.8):
+        spent = time.monotonic()
+        with only_until(begun + 0.65):
             assert first == [PASSED] * 3, "the bucket's tokens should be let through"
             assert refused.status_code == REFUSED, "without a token, there should be a refusal"
             assert wait_of(refused) == 3, (
-                "when the next token is 2.8 seconds away, Retry-After should be 3"
+                "when the next token is 2.7 seconds away, Retry-After should be 3"
+            )
+        window = re.search(r"w=(\d+)", refused.headers.get("RateLimit-Policy", "w=9"))
+        assert window, "RateLimit-Policy should have w"
+        assert window[1] == "9", "when a bucket fills in 8.1 seconds, w should be 9"
+        await asyncio.sleep(spent + 0.75 - time.monotonic())
+        later = await ask(client)
+        with only_until(begun + 1.6):
+            assert later.status_code == REFUSED, "before a token is back, there should be a refusal"
+            assert wait_of(later) == 2, (
+                "when the same token is less than 2 seconds away, Retry-After should be 2"
             )
 
 
@@ -261,6 +273,18 @@ async def test_waiting(limited: Limited, redis: Redis) -> None:
     assert again, "after waiting as long as Retry-After said, a request should get through"
     assert again <= 1 + came_back, (
         "however long a caller was away, the bucket should hold no more than fits in"
+    )
+
+
+@check("waiting")
+async def test_forgets(limited: Limited, redis: Redis) -> None:
+    """A bucket that lacks one token is forgotten as soon as that one is back."""
+    async with limited(burst=4, per_second=0.04) as client:
+        assert await statuses(client, 1) == [PASSED], "a full bucket should let through"
+        kept = [int(redis.command("PTTL", name)[1:]) for name in names(redis)]
+    assert kept, "Redis should hold the bucket"
+    assert all(0 <= left <= 26_000 for left in kept), (
+        "a bucket that is full again in 25 seconds should be gone from Redis a second later"
     )
 
 
@@ -348,6 +372,9 @@ async def test_verified_user(limited: Limited, key: str) -> None:
         assert await asked_by(bob, HERE * 3) == [200, 200, REFUSED], (
             "neither another user nor a forged token should have spent a user's tokens"
         )
+        assert await asked_by(token_of(HERE[0], key)) == [200], (
+            "a user who is called like an address should not share that address's bucket"
+        )
 
 
 @check("address")
@@ -376,9 +403,9 @@ async def test_trusted_proxy(limited: Limited) -> None:
     async with limited(burst=2, **PROXY_HERE) as client:
 
         async def through_the_proxy(*forwarded: str) -> list[int]:
-            return [
-                (await ask(client, **{"X-Forwarded-For": value})).status_code for value in forwarded
-            ]
+            """Where a value has several lines, the header comes as often."""
+            lines = ([("X-Forwarded-For", line) for line in v.split("\n")] for v in forwarded)
+            return [(await client.get(CHEAP, headers=each)).status_code for each in lines]
 
         assert await through_the_proxy(*["203.0.113.1"] * 3) == [PASSED, PASSED, REFUSED], (
             "a client behind a trusted proxy should have a bucket"
@@ -387,9 +414,10 @@ async def test_trusted_proxy(limited: Limited) -> None:
             "clients behind one trusted proxy should have a bucket each"
         )
         assert await through_the_proxy(
-            "198.51.100.1, 203.0.113.2", "198.51.100.2,203.0.113.2, 127.0.0.2"
+            "198.51.100.1, 203.0.113.2", "198.51.100.2\n203.0.113.2, 127.0.0.2"
         ) == [PASSED, REFUSED], (
-            "what stands left of the address that a trusted proxy has seen was written by anybody"
+            "what stands before the address that a trusted proxy has seen, in the same header or in"
+            " one of the same name, was written by anybody"
         )
         assert await through_the_proxy("2001:db8::1", "2001:db8::2", "2001:db8::3:4") == [
             *(PASSED, PASSED, REFUSED)
@@ -463,14 +491,16 @@ async def everything_printed(client: Client) -> None:
 
 @check("health_exempt")
 async def test_health_exempt(limited: Limited) -> None:
-    """Probes and the metrics spend nothing, and are never refused."""
+    """Probes and the metrics spend nothing, and are never refused; what resembles them is."""
     probes = ("/health", "/health/live", "/health/ready", "/metrics")
     async with limited(burst=2) as client:
         before = [await statuses(client, 1, path) for path in probes]
-        spent = await statuses(client, 3)
+        spent = [*await statuses(client, 2, "/healthy"), *await statuses(client, 1, "/metrics/x")]
         after = [await statuses(client, 2, path) for path in probes]
     assert before == [[200]] * 4, "health checks and the metrics should be answered"
-    assert spent == [PASSED, PASSED, REFUSED], "health checks and the metrics should cost nothing"
+    assert spent == [PASSED, PASSED, REFUSED], (
+        "health checks and the metrics should cost nothing, and every other path a token"
+    )
     assert after == [[200, 200]] * 4, (
         "health checks and the metrics should be answered to an address without a token, too"
     )
@@ -486,14 +516,23 @@ async def test_fails_open(limited: Limited, redis: Redis) -> None:
         assert await statuses(client, 2) == [PASSED, REFUSED], "with Redis, one token is one token"
         assert await uncounted(client) == 0, "the metric counts only what nobody has counted"
         redis.command("ACL", "SETUSER", "default", "-@all")
-        unwilling = await statuses(client, 3)
+        unwilling = await statuses(client, 2)
+        told = await ask(client)
+        nothing_is_told(told)
         redis.stop()
         gone = await statuses(client, 3)
         missed = await uncounted(client)
+    unwilling.append(told.status_code)
     assert unwilling == [PASSED] * 3, "when Redis answers with errors, requests should get through"
     assert gone == [PASSED] * 3, "when Redis is gone, requests should get through"
     assert missed == len(unwilling + gone), (
         "rate_limit_uncounted_total should count every request that got through uncounted"
+    )
+
+
+def nothing_is_told(answer: httpx.Response) -> None:
+    assert not {"ratelimit", "ratelimit-policy"} & {*answer.headers}, (
+        "when nobody has counted, an answer should have neither RateLimit nor RateLimit-Policy"
     )
 
 
@@ -514,7 +553,13 @@ async def test_hanging_redis(limited: Limited, redis: Redis) -> None:
         assert others == [PASSED] * 20, (
             "once Redis hangs, nobody should wait for it until RATE_LIMIT_PAUSE is over"
         )
-        assert await uncounted(client) == 21, (
+        nothing_is_told(await ask(client))
+        await asyncio.sleep(0.3)
+        redis.thaw()
+        assert await statuses(client, 1) == [PASSED], (
+            "until RATE_LIMIT_PAUSE is over, nobody should ask Redis, whether it is back or not"
+        )
+        assert await uncounted(client) == 23, (
             "rate_limit_uncounted_total should count every request that got through uncounted"
         )
 

@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from grader.judge import check
 from grader.judge.compose import Mount, Service, argv, as_map, shell_script
-from grader.judge.nginx import Site
+from grader.judge.nginx import Location, Site, matches
 from grader.judge.stack import Stack
 from grader.judge.yaml_documents import parse_yaml
 
@@ -201,6 +201,8 @@ def test_passwords_are_asked_for(submitted: Path) -> None:
     assert stack.secret_at(grafana, expanded[1] if expanded else told) == "GRAFANA_PASSWORD", (
         "Grafana does not take its password from the file of the secret."
     )
+    anonymous = grafana.environment.get("GF_AUTH_ANONYMOUS_ENABLED") or "false"
+    assert anonymous.lower() not in ("true", "1"), "Grafana lets in everybody who gets there."
     texts = [shell_script(argv(redis)) or "", *(stack.text_of(m) or "" for m in redis.mounts)]
     places = [path for path, name in stack.secrets_of(redis).items() if name == "REDIS_PASSWORD"]
     assert any("requirepass" in text or "aclfile" in text for text in texts), (
@@ -209,6 +211,9 @@ def test_passwords_are_asked_for(submitted: Path) -> None:
     )
     assert any(path in text for path in places for text in texts), (
         "Redis does not take its password from the file of the secret."
+    )
+    assert not any(re.search(r"requirepass[=\s\"']+/", text) for text in texts), (
+        "Redis takes a file's name for its password: it reads no file for that, but a shell can."
     )
 
 
@@ -247,6 +252,10 @@ def test_each_is_asked(submitted: Path) -> None:
         )
         assert health.in_shell or not wants_shell(health.command), (
             f"No shell runs the test of {name}, so to it | and $ are letters."
+        )
+        is_shown = any(place in text for place in stack.secrets_of(stack[name]))
+        assert is_shown or "PONG" not in text, (
+            f"The test of {name} shows no password, so the answer is never PONG."
         )
         port, path = address_in(text)
         assert name not in ports or "promtool" in text or port in ports[name], (
@@ -354,19 +363,27 @@ def test_the_api_believes_the_proxy(submitted: Path) -> None:
     told = api.environment.get("TRUSTED_PROXIES", "").replace(",", " ").split()
     trusted = [as_network(text) for text in told]
     assert trusted, "The api believes no proxy, so to it everybody is the proxy."
-    assert all(each.is_private and each.prefixlen >= 8 for each in trusted), (
-        "The api believes more than the networks of its own host."
-    )
+    own = [subnet for name in api.networks for subnet in subnets_of(stack, name)]
+    for each in trusted:
+        assert each.is_loopback or any(is_part(each, as_network(subnet)) for subnet in own), (
+            "The api believes addresses that belong to none of its own networks: others have"
+            " them, too, on this host or elsewhere."
+        )
     for name in sorted({*api.networks} & {*proxy.networks}):
         fixed = proxy.networks[name].get("ipv4_address")
-        ipam = stack.file.shared("networks").get(name, {}).get("ipam") or {}
-        subnets = [each["subnet"] for each in ipam.get("config") or [] if "subnet" in each]
+        subnets = subnets_of(stack, name)
         places = [as_network(str(place)) for place in ([fixed] if fixed else subnets)]
         assert places, f"Nobody can tell the proxy's address in {name} before it starts."
         for place in places:
             assert any(is_part(place, each) for each in trusted), (
                 f"The proxy's addresses in {name} are none that the api believes."
             )
+
+
+def subnets_of(stack: Stack, name: str) -> list[str]:
+    """What the file says of a network's addresses, before Docker says the rest."""
+    ipam = stack.file.shared("networks").get(name, {}).get("ipam") or {}
+    return [str(each["subnet"]) for each in ipam.get("config") or [] if "subnet" in each]
 
 
 def as_network(text: str) -> IPv4Network | IPv6Network:
@@ -412,6 +429,8 @@ def test_what_must_survive_is_in_volumes(submitted: Path) -> None:
         is_kept = mount and mount.kind == "volume" and not shadowed(stack[name], mount)
         source = mount.source if mount and is_kept else ""
         assert source, f"What {name} has written is gone with its container."
+        assert mount
+        assert not mount.read_only, f"{name} may not write into its volume."
         options = stack.file.shared("volumes")[source].get("driver_opts") or {}
         assert options.get("type") != "tmpfs", f"The volume of {name} is in memory."
         assert owners.setdefault(source, name) == name, (
@@ -495,8 +514,13 @@ def test_no_secret_in_an_environment(submitted: Path) -> None:
             assert is_place or not SECRET_NAME.search(name), (
                 f"{service.name} gets {name} in its environment, where `docker inspect` shows it."
             )
-        method = service.environment.get("POSTGRES_HOST_AUTH_METHOD")
-        assert method != "trust", "PostgreSQL lets everybody in without a password."
+        methods = (service.environment.get(name) or "" for name in ASKS)
+        assert not any("trust" in method for method in methods), (
+            "PostgreSQL lets everybody in without a password."
+        )
+
+
+ASKS = ("POSTGRES_HOST_AUTH_METHOD", "POSTGRES_INITDB_ARGS")
 
 
 def texts(said: Any) -> Iterator[str]:
@@ -508,8 +532,8 @@ def texts(said: Any) -> Iterator[str]:
 
 
 def is_literal(pattern: re.Pattern[str], text: str) -> bool:
-    """Whether a password stands there, and nothing for a shell to replace, and no file's path."""
-    return any(not found.startswith(("$", "/", "`")) for found in pattern.findall(text))
+    """Whether a password stands there, and no place for one, no $ for a shell, no file's path."""
+    return any(not found.startswith(("$", "/", "`", "%s")) for found in pattern.findall(text))
 
 
 @check("secrets_given")
@@ -671,7 +695,13 @@ def test_two_replicas_answer(submitted: Path) -> None:
     assert not api.ports, "A port of the host belongs to one container, and there are two."
     for path in PATHS:
         passed = stack.passed(path)
+        is_rewritten = any(
+            matches(Location("~", line.values[0], block), path)
+            for block in stack.site(path).blocks
+            for line in block.all("rewrite")
+        )
         assert passed.path == path, f"The api is asked for something else than {path}."
+        assert not is_rewritten, f"The api is asked for something else than {path}."
         assert passed.servers, f"The proxy has nobody to pass {path} on to."
         for host, port in passed.servers:
             is_api = host in api.names and port == port_of(api)
@@ -688,12 +718,22 @@ def test_addresses_are_asked_for_again(submitted: Path) -> None:
         assert not (passed.by_upstream and older(stack["proxy"], ASKS_AGAIN)), (
             "This nginx is too old to know servers whose addresses change."
         )
-        resolver = where.value("resolver")
-        assert "127.0.0.11" in resolver, "nginx asks no name server that knows your services."
-        for valid in re.findall(r"valid=(\S+)", resolver) or ["600s"]:
+        assert "127.0.0.11" in passed.resolver, (
+            "nginx asks no name server that knows your services, or looks for it elsewhere: a"
+            " server's own is not asked for the addresses of an upstream."
+        )
+        for valid in re.findall(r"valid=(\S+)", passed.resolver) or ["600s"]:
             assert seconds(valid) <= STALE_SECONDS, "nginx believes an old address for too long."
-        assert seconds(where.value("proxy_connect_timeout", "60s")) <= GONE_SECONDS, (
+        waits = seconds(where.value("proxy_connect_timeout", "60s"))
+        assert waits <= GONE_SECONDS, (
             "Whoever is sent to a replica that is gone waits for nothing, for a minute."
+        )
+        reasons = where.value("proxy_next_upstream", "error timeout").split()
+        within = seconds(where.value("proxy_next_upstream_timeout", "0")) or waits + 1
+        goes_on = where.value("proxy_next_upstream_tries", "0") != "1" and within > waits
+        assert goes_on, "A question is sent to one replica alone, also if that one is gone."
+        assert {"error", "timeout"} <= {*reasons}, (
+            "A question that was sent to a replica that is gone does not go to another one."
         )
 
 
@@ -706,12 +746,23 @@ def test_who_is_stopped_may_finish(submitted: Path) -> None:
     for service in (stack["api"], stack["proxy"]):
         name, script = service.name, shell_script(argv(service))
         assert service.stop_seconds >= STOP_SECONDS, f"{name} is killed before its streams end."
-        assert service.text("stop_signal").upper() not in ("SIGKILL", "KILL", "9"), (
-            f"{name} is killed at once."
-        )
+        told = service.text("stop_signal").upper().removeprefix("SIG")
+        assert told in FINISHES[name], f"{name} is told to stop at once, whatever is under way."
         assert script is None or re.search(r"(^|[;&\n])\s*exec\s", script), (
             f"The request to stop gets to a shell, which does not tell {name}."
         )
+
+    command = " ".join(argv(stack["proxy"]))
+    stays = "daemon off" in command or Site((stack.nginx,)).value("daemon") == "off"
+    assert stays or not re.search(r"(^|[\s/])nginx(\s|$)", command), (
+        "nginx goes into the background, and its container ends at once."
+    )
+    limit = seconds(Site((stack.nginx,)).value("worker_shutdown_timeout", "0"))
+    assert limit == 0 or limit >= STOP_SECONDS, "A stopped nginx cuts its streams too soon."
+
+
+FINISHES = {"api": {"", "TERM", "15", "INT", "2"}, "proxy": {"", "QUIT", "3"}}
+"""The signals after which each finishes what it has begun; "" is that of its image."""
 
 
 def seconds(text: str) -> float:

@@ -91,7 +91,7 @@ class RateLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"], scope.get("path", "").split("/"):
-            case "http", ["", "health" | "metrics", *_]:
+            case "http", ["", "health" | "metrics"] | ["", "health", "live" | "ready"]:
                 await self.app(scope, receive, send)
             case "http", _:
                 await self.limited(scope, receive, send)

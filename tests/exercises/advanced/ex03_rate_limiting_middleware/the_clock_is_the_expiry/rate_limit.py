@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Awaitable, Callable, Sequence
 
 from prometheus_client import Counter
@@ -17,6 +18,8 @@ from shared.web.middleware import ResponseHeaders
 
 UserOf = Callable[[Scope], Awaitable[str | None]]
 Header = tuple[bytes, bytes]
+
+FREE = re.compile(r"/metrics|/health(/live|/ready)?")
 
 uncounted = Counter(
     "rate_limit_uncounted", "Requests that were let through because Redis did not count them"
@@ -105,7 +108,7 @@ class RateLimitMiddleware:
         self.proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not scope["path"].startswith(("/health", "/metrics")):
+        if scope["type"] == "http" and not FREE.fullmatch(scope["path"]):
             return await self.limited(scope, receive, send)
         return await self.app(scope, receive, send)
 
