@@ -525,6 +525,8 @@ async def test_no_collector_at_all(service: Service, model: OfflineModel) -> Non
 async def test_sends_soon(traced: Serve, otlp: Collector) -> None:
     """What has ended does not wait for longer than it is told to."""
     async with traced() as client:
+        first = await came(otlp, lambda spans: len(in_order(spans)) == 1)
+        assert first, "each request has one span"
         await client.get(ALIVE)
         assert await came(otlp, lambda spans: len(in_order(spans)) == 2, within=SOON), (
             "spans are sent at the latest OTEL_BSP_SCHEDULE_DELAY milliseconds after they ended"
